@@ -1,0 +1,43 @@
+# Two commands do everything on a fresh machine: `make repro` and `make test`.
+PYTHON ?= python3
+BIN := .venv/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: help repro test lint format setup requirements retrain
+
+help:  ## what you can ask for
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
+
+setup: .venv/.done  ## make .venv with the pinned packages (done by the others when needed)
+
+.venv/.done: requirements.txt pyproject.toml
+	@echo "==> setting up .venv (once; about a minute)"
+	@$(PYTHON) -m venv --clear .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -r requirements.txt
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	@touch $@
+
+repro: setup  ## the whole road: sample data -> two trained stages -> evaluation -> registered model
+	@$(BIN)/python -m pipeline.params
+	@$(BIN)/dvc repro
+	@$(BIN)/python -m pipeline.register summary
+
+test: setup  ## the test suite
+	@$(BIN)/python -m pytest
+
+lint: setup  ## ruff: lint and format check
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+format: setup  ## ruff: fix and format
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+retrain: setup  ## one retraining now, no server needed: fetch -> dvc repro -> gate -> promote -> report
+	@$(BIN)/python -m flows.retrain
+
+requirements:  ## remake requirements.txt from pyproject.toml
+	@$(BIN)/uv pip compile --quiet --universal --no-emit-index-url --no-annotate --no-header --all-extras \
+		--python-version 3.11 pyproject.toml -o requirements.txt
+	@sed -i '/^opencv-python==/d' requirements.txt  # insightface asks for it; the headless one serves the same cv2

@@ -1,0 +1,1 @@
+"""Prefect flows: thin, no file I/O, no torch."""

@@ -1,0 +1,1 @@
+"""One plain module per stage of the DAG: paths in, files out."""

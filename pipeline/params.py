@@ -141,10 +141,23 @@ def load(path: str | Path = "params.yaml") -> Params:
         raise ValueError(f"{path} is not valid YAML: {error}") from error
     try:
         params = _ADAPTER.validate_json(json.dumps(values))  # JSON mode: strict, yet lists fill tuples
+        lines = [f"  {name}: missing" for name in _missing(Params, values)]
     except ValidationError as error:
         lines = [f"  {'.'.join(map(str, e['loc'])) or 'the file'}: {_explain(e)}" for e in error.errors()]
+    if lines:
         raise ValueError(f"{path} has wrong keys or values:\n" + "\n".join(lines)) from None
     return replace(params, compute=_from_environment(params.compute))
+
+
+def _missing(cls: type, values: dict, prefix: str = "") -> list[str]:
+    """Dotted names of keys left out; a default in a dataclass serves Python callers, params.yaml says everything."""
+    names = []
+    for field in fields(cls):
+        if field.name not in values:
+            names.append(prefix + field.name)
+        elif isinstance(field.type, type) and hasattr(field.type, "__dataclass_fields__"):
+            names += _missing(field.type, values[field.name], f"{prefix}{field.name}.")
+    return names
 
 
 def _explain(error: dict) -> str:

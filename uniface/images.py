@@ -1,0 +1,98 @@
+"""Pictures as arrays: the antialiased resize of the crop protocol, tensors in [-1, 1] and back, files, grids.
+
+uint8 arrays are RGB, (H, W, 3); this module, `faces.py` and the video decoder are the only places that hold them.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+
+def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A uint8 image (H, W) or (H, W, C) brought to `size` = (height, width), antialiased.
+
+    Equals scikit-image's `resize(image, size, anti_aliasing=True)`, which FOMM's preprocessing calls, to 60 dB or
+    better (a Gaussian of sigma (factor - 1) / 2 for each reduced axis, then bilinear), at some 26 times its speed.
+    """
+    import cv2
+
+    height, width = image.shape[:2]
+    if (height, width) == tuple(size):
+        return image.copy()
+    blurred = image.astype(np.float32)
+    sigmas = [max(0.0, (old / new - 1) / 2) for old, new in zip((height, width), size, strict=True)]
+    if any(sigmas):
+        vertical, horizontal = (_gaussian(sigma) for sigma in sigmas)
+        blurred = cv2.sepFilter2D(blurred, -1, horizontal, vertical, borderType=cv2.BORDER_REFLECT_101)
+    small = cv2.resize(blurred, (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
+    return np.clip(np.rint(small), 0, 255).astype(np.uint8)
+
+
+def _gaussian(sigma: float) -> np.ndarray:
+    """A normalised Gaussian kernel cut at four sigmas, as scipy's `gaussian_filter` makes it; [1] for sigma 0."""
+    radius = int(4 * sigma + 0.5)
+    offsets = np.arange(-radius, radius + 1, dtype=np.float64)
+    kernel = np.exp(-0.5 * (offsets / sigma) ** 2) if radius else np.ones(1)
+    return (kernel / kernel.sum()).astype(np.float32)
+
+
+def to_tensor(image: np.ndarray) -> torch.Tensor:
+    """uint8 (H, W, 3) or (N, H, W, 3) to float (3, H, W) or (N, 3, H, W) in [-1, 1]."""
+    pixels = torch.from_numpy(np.ascontiguousarray(image)).movedim(-1, -3)  # (..., 3, H, W)
+    return pixels.contiguous().float().div_(127.5).sub_(1.0)
+
+
+def to_uint8(images: torch.Tensor) -> np.ndarray:
+    """float (3, H, W) or (N, 3, H, W) in [-1, 1] to uint8 (H, W, 3) or (N, H, W, 3); values outside are clipped."""
+    levels = images.detach().float().add(1.0).mul(127.5).round().clamp(0, 255)
+    return levels.to(torch.uint8).movedim(-3, -1).contiguous().cpu().numpy()
+
+
+def read_image(path: str | Path) -> np.ndarray:
+    """A picture file as uint8 (H, W, 3) RGB, turned upright by its EXIF orientation.
+
+    Raises FileNotFoundError if there is no such file and ValueError if it is not a picture.
+    """
+    from PIL import Image, ImageOps
+
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no picture at {path}")
+    try:
+        with Image.open(path) as picture:
+            return np.array(ImageOps.exif_transpose(picture).convert("RGB"))
+    except (OSError, SyntaxError) as error:  # PIL reports a broken PNG as SyntaxError
+        raise ValueError(f"{path} is not a readable picture: {error}") from error
+
+
+def write_image(path: str | Path, image: np.ndarray) -> None:
+    """Write uint8 (H, W, 3) RGB to a file whose suffix says the format; its folder is made. The write is atomic."""
+    from PIL import Image
+
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    Image.fromarray(image).save(unfinished)
+    os.replace(unfinished, path)
+
+
+def grid(rows: Sequence[Sequence[np.ndarray]], gap: int = 2) -> np.ndarray:
+    """One uint8 (H, W, 3) picture from rows of equally sized uint8 pictures, `gap` white pixels apart.
+
+    Short rows are filled with white. Raises ValueError without any picture, or if sizes differ.
+    """
+    shapes = {image.shape for row in rows for image in row}
+    if len(shapes) != 1:
+        raise ValueError(f"a grid needs pictures of one size, got {sorted(shapes) or 'none'}")
+    height, width, channels = shapes.pop()
+    columns = max(len(row) for row in rows)
+    size = (len(rows) * (height + gap) - gap, columns * (width + gap) - gap, channels)
+    sheet = np.full(size, 255, np.uint8)
+    for r, row in enumerate(rows):
+        for c, image in enumerate(row):
+            top, left = r * (height + gap), c * (width + gap)
+            sheet[top : top + height, left : left + width] = image
+    return sheet

@@ -1,0 +1,381 @@
+"""The training loop of both stages (Sec. 3.3, 4.1). No framework: the outside enters as callables and an iterator.
+
+    trainer = Trainer("reenactment", UniFace(config), Discriminator(config), Frozen(perceptual=net), train_config)
+    train(trainer, batches, on_log=print)
+
+A batch is a dict of images `(B, 3, H, W)` in [-1, 1]: `source`, `target` and, where the loader augments it, `driver`
+(what the attribute embedder sees instead of the target); for swapping also `same` `(B,)`. Under an initialised process
+group every process holds the same weights and its share of the batch, and gradients are averaged. `batches` must begin
+at `trainer.step`; then a run that was stopped and resumed equals an uninterrupted one bit for bit on one CPU worker.
+"""
+
+import copy
+import math
+import os
+import pickle
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from safetensors.torch import load_file
+from torch import nn
+
+from uniface import losses
+from uniface.config import TrainConfig
+
+Batch = dict[str, torch.Tensor]
+Values = dict[str, torch.Tensor]
+TASKS = ("reenactment", "swapping")
+FORMAT = "uniface-training-1"
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """The frozen nets that losses look through (uniface/backbones.py); None where no loss needs one."""
+
+    recogniser: nn.Module | None = None  # L_id: images -> (B, D)
+    perceptual: nn.Module | None = None  # L_p, L_ctx: images -> feature maps
+    channels: list[torch.Tensor] | None = None  # LPIPS's learnt weights of those maps
+    regressor: nn.Module | None = None  # the extra `attribute`: images -> (B, K)
+
+    def require(self, config: TrainConfig) -> None:
+        """ValueError if a loss has a weight but not its net."""
+        weights = config.weights
+        needs = {"recogniser": weights.identity, "perceptual": weights.perceptual or weights.contextual}
+        for name, weight in (needs | {"regressor": weights.attribute}).items():
+            if weight and getattr(self, name) is None:
+                raise ValueError(f"a loss with weight {weight} needs the frozen {name}: run the stage `weights` first")
+
+
+class Trainer:
+    """Networks, optimisers and the averaged weights of one stage, and what one iteration does with them.
+
+    Without the loss `adversarial` no discriminator is trained. The optimisers are Adam (Sec. 4.1); the discriminator's
+    is adjusted for its lazy penalty as StyleGAN2 does.
+    """
+
+    def __init__(
+        self,
+        task: str,
+        model: nn.Module,
+        discriminator: nn.Module,
+        frozen: Frozen,
+        config: TrainConfig,
+        device: str | torch.device = "cpu",
+    ):
+        if task not in TASKS:
+            raise ValueError(f"task {task!r} is neither of {TASKS}")
+        frozen.require(config)
+        self.task, self.config, self.device = task, config, torch.device(device)
+        self.model, self.discriminator = (self._place(net).train() for net in (model, discriminator))
+        nets = (frozen.recogniser, frozen.perceptual, frozen.regressor)
+        self.recogniser, self.perceptual, self.regressor = (net and self._place(net) for net in nets)
+        self.channels = frozen.channels and [weight.to(self.device) for weight in frozen.channels]
+        self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
+        self.step = 0  # iterations done
+        self.skipped = 0  # updates left out because something was not finite
+        self.bad_in_a_row = 0
+        self.curve: list[dict[str, float]] = []  # one row per log, kept in the checkpoint
+        slow = list(self.model.attribute_embedder.parameters())
+        chosen = {id(p) for p in slow}
+        rest = [p for p in self.model.parameters() if id(p) not in chosen]
+        betas = (config.beta1, config.beta2)
+        groups = [{"params": rest, "scale": 1.0}, {"params": slow, "scale": config.attribute_lr}]
+        lazy = config.r1_every / (config.r1_every + 1)  # StyleGAN2, Appendix B
+        adversary = [{"params": list(self.discriminator.parameters()), "scale": lazy}]
+        self.optimiser = torch.optim.Adam(groups, config.lr, betas, fused=True)
+        self.adversary = torch.optim.Adam(adversary, config.lr, tuple(b**lazy for b in betas), fused=True)
+        call = self.model.reenact if task == "reenactment" else self.model.swap
+        self._call = torch.compile(call) if config.compile else call
+        self._judge = torch.compile(self.discriminator) if config.compile else self.discriminator
+
+    def _place(self, net: nn.Module) -> nn.Module:
+        return net.to(self.device, memory_format=torch.channels_last)
+
+    def _autocast(self) -> torch.autocast:
+        on = self.config.amp and self.device.type == "cuda"
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=on)
+
+    def generate(self, batch: Batch) -> torch.Tensor:
+        """The generated images of a batch, float32 `(B, 3, H, W)`."""
+        with self._autocast():
+            return self._call(batch["source"], batch["target"], batch.get("driver")).float()
+
+    def train_step(self, batch: Batch) -> Values:
+        """One iteration over this process's share of the batch; the losses as detached scalars.
+
+        The discriminator learns first. The generator has not changed by then, so the same generated images serve its
+        own step; with accumulation their graphs would all have to be kept, so they are made anew.
+        """
+        parts = self._parts(batch)
+        self._set_rates()
+        fakes = [self.generate(parts[0])] if len(parts) == 1 else None
+        values: Values = {}
+        if self.config.weights.adversarial:
+            values |= self.discriminator_step(parts, fakes)
+        values |= self.generator_step(parts, fakes)
+        self._update_average()
+        self.step += 1
+        return values
+
+    def discriminator_step(self, parts: list[Batch], fakes: list[torch.Tensor] | None = None) -> Values:
+        """One update of the discriminator, and one more for its penalty every `r1_every` iterations (lazy R1)."""
+        self.discriminator.requires_grad_(True)
+        real_name = "source" if self.task == "reenactment" else "target"  # released code
+        values = {"discriminator": torch.zeros((), device=self.device)}
+        for i, part in enumerate(parts):
+            with torch.no_grad():
+                fake = fakes[i].detach() if fakes else self.generate(part)
+            with self._autocast():
+                loss = losses.discriminator(self._judge(part[real_name]), self._judge(fake)) / len(parts)
+            loss.backward()
+            values["discriminator"] += loss.detach()
+        self._update(self.adversary, values)
+        if self.config.r1_weight and self.step % self.config.r1_every == 0:
+            penalties = {"r1": torch.zeros((), device=self.device)}
+            for part in parts:
+                real = part[real_name].detach().requires_grad_(True)
+                penalty = losses.gradient_penalty(self.discriminator(real), real) / len(parts)
+                (penalty * (0.5 * self.config.r1_weight * self.config.r1_every)).backward()
+                penalties["r1"] += penalty.detach()
+            self._update(self.adversary, penalties)
+            values |= penalties
+        return values
+
+    def generator_step(self, parts: list[Batch], fakes: list[torch.Tensor] | None = None) -> Values:
+        """One update of everything but the discriminator. `fakes`: generated images with their graph, if at hand."""
+        self.discriminator.requires_grad_(False)
+        total: Values = {}
+        for i, part in enumerate(parts):
+            fake = fakes[i] if fakes else self.generate(part)
+            with self._autocast():
+                values = self.generator_losses(part, fake)
+            weights = self.config.weights
+            loss = sum(getattr(weights, name) * value for name, value in values.items()) / len(parts)
+            loss.backward()
+            for name, value in values.items():
+                total[name] = total.get(name, 0) + value.detach() / len(parts)
+        self._update(self.optimiser, total)
+        return total
+
+    def generator_losses(self, batch: Batch, fake: torch.Tensor) -> Values:
+        """The losses with a weight, unweighted, by their names in `LossWeights` (Eq. 7 and the extras)."""
+        weights, target = self.config.weights, batch["target"]
+        same = batch["same"].float() if "same" in batch else target.new_ones(len(target))
+        values: Values = {}
+        if weights.adversarial:
+            values["adversarial"] = losses.adversarial(self._judge(fake))
+        if weights.reconstruction:
+            values["reconstruction"] = losses.reconstruction(fake, target, same)
+        if weights.perceptual or weights.contextual:
+            with torch.no_grad():
+                wanted = self.perceptual(target)
+            maps = self.perceptual(fake)
+            if weights.perceptual:
+                values["perceptual"] = losses.perceptual(maps, wanted, self.channels)
+            if weights.contextual:
+                chosen = [(maps[i], wanted[i]) for i in self.config.contextual_maps]
+                values["contextual"] = sum(losses.contextual(a, b) for a, b in chosen)
+        if weights.identity:
+            with torch.no_grad():
+                wanted = self.recogniser(batch["source"])
+            values["identity"] = losses.identity(wanted, self.recogniser(fake))
+        if weights.attribute:
+            with torch.no_grad():
+                wanted = self.regressor(target)
+            values["attribute"] = (self.regressor(fake) - wanted).float().square().mean()
+        if weights.absolute:
+            values["absolute"] = losses.absolute(fake, target, same)
+        if weights.edges:
+            values["edges"] = losses.edges(fake, target, same)
+        if weights.colour:
+            values["colour"] = losses.colour(fake, target, 1 - same)
+        if weights.border:
+            values["border"] = losses.border(fake, target, 1 - same)
+        return values
+
+    def _parts(self, batch: Batch) -> list[Batch]:
+        count = self.config.accumulate
+        if len(batch["source"]) % count:
+            raise ValueError(f"a batch of {len(batch['source'])} does not divide into {count} parts (accumulate)")
+        chunks = {name: values.chunk(count) for name, values in batch.items()}
+        return [{name: values[i] for name, values in chunks.items()} for i in range(count)]
+
+    def _set_rates(self) -> None:
+        rate = self.config.lr * rate_factor(self.step, self.config)
+        for group in self.optimiser.param_groups + self.adversary.param_groups:
+            group["lr"] = rate * group["scale"]
+
+    def _update(self, optimiser: torch.optim.Optimizer, values: Values) -> None:
+        """Average gradients over the processes and step; leave the step out if the gradient is not finite.
+
+        The averaged gradient is the same everywhere, so all processes decide alike.
+        """
+        parameters = [p for group in optimiser.param_groups for p in group["params"] if p.grad is not None]
+        average_over_processes([p.grad for p in parameters])
+        limit = self.config.gradient_clip or math.inf
+        norm = nn.utils.clip_grad_norm_(parameters, limit)
+        if torch.isfinite(norm):
+            optimiser.step()
+            self.bad_in_a_row = 0
+        else:
+            self.skipped += 1
+            self.bad_in_a_row += 1
+            if self.bad_in_a_row >= self.config.max_bad_steps:
+                names = [name for name, value in values.items() if not torch.isfinite(value)]
+                raise FloatingPointError(
+                    f"{self.task}: {self.bad_in_a_row} updates in a row were not finite, the last at step {self.step} "
+                    f"({', '.join(names) or 'gradient of ' + ', '.join(values)}): lower lr, or look at the images"
+                )
+        optimiser.zero_grad(set_to_none=True)
+
+    @torch.no_grad()
+    def _update_average(self) -> None:
+        """Move the averaged weights (EMA); the first steps move them faster, or they would stay at the random start."""
+        decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
+        torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), 1 - decay)
+        for mine, theirs in zip(self.average.buffers(), self.model.buffers(), strict=True):
+            mine.copy_(theirs)
+
+    @torch.no_grad()
+    def preview(self, batch: Batch) -> torch.Tensor:
+        """What the averaged weights make of a batch's source and target, `(B, 3, H, W)`."""
+        call = self.average.reenact if self.task == "reenactment" else self.average.swap
+        return call(batch["source"], batch["target"]).float()
+
+    def state_dict(self) -> dict:
+        """All that a resumed run needs: tensors, numbers and strings only."""
+        return {
+            "format": FORMAT,
+            "task": self.task,
+            "step": self.step,
+            "skipped": self.skipped,
+            "bad_in_a_row": self.bad_in_a_row,
+            "curve": self.curve,
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict(),
+            "discriminator": self.discriminator.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "adversary": self.adversary.state_dict(),
+        }
+
+    def save(self, path: str | Path) -> None:
+        """Write the state, atomically."""
+        path = Path(path)
+        unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
+        torch.save(self.state_dict(), unfinished)
+        os.replace(unfinished, path)
+
+    def load(self, path: str | Path) -> None:
+        """Take up the state in `path`.
+
+        Raises FileNotFoundError without it and ValueError if it is damaged, or belongs to another task or model.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"no checkpoint at {path}")
+        try:
+            state = torch.load(path, map_location=self.device, weights_only=True)
+        except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+            raise ValueError(f"{path} is damaged or no checkpoint; remove it and train again: {error}") from error
+        if not isinstance(state, dict) or state.get("format") != FORMAT:
+            raise ValueError(f"{path} is not a training checkpoint of this project (format {FORMAT})")
+        if state["task"] != self.task:
+            raise ValueError(f"{path} belongs to the task {state['task']}, not {self.task}")
+        parts = ("model", "average", "discriminator", "optimiser", "adversary")
+        try:
+            for name in parts:
+                getattr(self, name).load_state_dict(state[name])
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise ValueError(f"{path} belongs to another configuration of the model: {error}") from error
+        self.step, self.skipped, self.bad_in_a_row = state["step"], state["skipped"], state["bad_in_a_row"]
+        self.curve = state["curve"]
+
+
+def train(
+    trainer: Trainer,
+    batches: Iterable[Batch],
+    on_log: Callable[[int, dict[str, float]], None] = lambda step, values: None,
+    on_checkpoint: Callable[[int], None] = lambda step: None,
+    on_sample: Callable[[int], None] = lambda step: None,
+) -> None:
+    """Train until `config.iterations`; `batches` begins at `trainer.step`.
+
+    `on_log(step, values)` gets the mean of each loss since the last log, over all processes, the learning rate, the
+    number of skipped updates and `pairs_per_second`. The callables are called after the iteration that `step` counts;
+    the last iteration is always logged, sampled and checkpointed.
+    """
+    config = trainer.config
+    sums: Values = {}
+    counts: dict[str, int] = {}
+    pairs, began = 0, time.perf_counter()
+    stream: Iterator[Batch] = iter(batches)
+    while trainer.step < config.iterations:
+        batch = next(stream, None)
+        if batch is None:
+            raise ValueError(f"the data ended at step {trainer.step} of {config.iterations}")
+        batch = {name: value.to(trainer.device, non_blocking=True) for name, value in batch.items()}
+        for name, value in trainer.train_step(batch).items():
+            sums[name] = sums.get(name, 0) + value
+            counts[name] = counts.get(name, 0) + 1
+        pairs += len(batch["source"]) * processes()
+        step, last = trainer.step, trainer.step == config.iterations
+        if step % config.log_every == 0 or last:
+            means = torch.stack([sums[name] / counts[name] for name in sorted(sums)])
+            average_over_processes([means])
+            values = dict(zip(sorted(sums), means.tolist(), strict=True))
+            values["lr"] = config.lr * rate_factor(step - 1, config)
+            values["skipped"] = trainer.skipped
+            trainer.curve.append({"step": step, **values})
+            values["pairs_per_second"] = pairs / (time.perf_counter() - began)
+            if trainer.device.type == "cuda":
+                values["gpu_memory_gb"] = torch.cuda.max_memory_allocated(trainer.device) / 1e9
+            on_log(step, values)
+            sums, counts, pairs, began = {}, {}, 0, time.perf_counter()
+        if step % config.sample_every == 0 or last:
+            on_sample(step)
+        if step % config.checkpoint_every == 0 or last:
+            on_checkpoint(step)
+
+
+def rate_factor(step: int, config: TrainConfig) -> float:
+    """The factor on the learning rate of iteration `step` (from 0): a linear rise, a level, a linear fall to 3 %."""
+    rise = min(1.0, (step + 1) / config.warm_up) if config.warm_up else 1.0
+    start = config.decay_from * config.iterations
+    fall = 1.0 if step < start else 1.0 - 0.97 * (step - start) / max(1.0, config.iterations - start)
+    return rise * fall
+
+
+def processes() -> int:
+    """How many processes train together."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def average_over_processes(tensors: list[torch.Tensor]) -> None:
+    """Replace tensors of one dtype by their mean over all processes, in one message."""
+    if processes() == 1 or not tensors:
+        return
+    flat = torch.cat([t.flatten() for t in tensors])
+    dist.all_reduce(flat)
+    flat /= processes()
+    for tensor, mean in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
+        tensor.copy_(mean.view(tensor.shape))
+
+
+def start_from_reenactment(model: nn.Module, path: str | Path) -> None:
+    """Initialise swapping: of stage 1's model only the attribute embedder (Sec. 4.1).
+
+    Raises FileNotFoundError or ValueError if the file is missing, or fits another model.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no model at {path}: train stage 1 first (python -m pipeline.train reenactment)")
+    prefix = "attribute_embedder."
+    weights = {k.removeprefix(prefix): v for k, v in load_file(path).items() if k.startswith(prefix)}
+    try:
+        model.attribute_embedder.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ValueError(f"{path} has another attribute embedder: train stage 1 again ({error})") from error

@@ -14,7 +14,7 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class LossWeights:
-    """Weights of uniface/losses.py; 0 turns a term off. The first five are Eq. 7, the rest the sample's named extras."""
+    """Weights of uniface/losses.py; 0 turns a term off. The first five are Eq. 7, the rest named extras of the sample."""
 
     adversarial: float
     reconstruction: float

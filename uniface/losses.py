@@ -12,7 +12,7 @@ Maps = list[torch.Tensor]  # feature maps of a frozen net, (B, C_i, H_i, W_i) ea
 
 
 def reconstruction(fake: torch.Tensor, target: torch.Tensor, same: torch.Tensor) -> torch.Tensor:
-    """L_rec, Eq. 8: squared error where source and target are the same identity (released code: MSE of masked images)."""
+    """L_rec, Eq. 8: squared error where source and target are one identity (released code: MSE of masked images)."""
     return _masked_mean((fake - target) ** 2, same)
 
 

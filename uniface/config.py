@@ -14,18 +14,18 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class LossWeights:
-    """Weights of uniface/losses.py; 0 turns a term off. The first five are Eq. 7, the rest named extras of the sample."""
+    """Weights of uniface/losses.py; 0 turns a term off. The first five are Eq. 7, the rest extras of the sample."""
 
     adversarial: float
     reconstruction: float
     perceptual: float
     identity: float
     contextual: float
-    absolute: float = 0.0
-    edges: float = 0.0
-    colour: float = 0.0
-    border: float = 0.0
-    attribute: float = 0.0
+    absolute: float
+    edges: float
+    colour: float
+    border: float
+    attribute: float
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,7 @@ class TrainConfig:
     accumulate: int  # the batch of a worker is computed in so many parts
     weights: LossWeights
     lr: float
-    beta1: float
-    beta2: float
+    betas: tuple[float, float]  # of Adam
     attribute_lr: float  # times lr, for the attribute embedder
     warm_up: int  # iterations over which lr rises linearly
     decay_from: float  # share of the iterations after which lr falls linearly to 3 %; 1: never

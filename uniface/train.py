@@ -82,12 +82,11 @@ class Trainer:
         slow = list(self.model.attribute_embedder.parameters())
         chosen = {id(p) for p in slow}
         rest = [p for p in self.model.parameters() if id(p) not in chosen]
-        betas = (config.beta1, config.beta2)
         groups = [{"params": rest, "scale": 1.0}, {"params": slow, "scale": config.attribute_lr}]
         lazy = config.r1_every / (config.r1_every + 1)  # StyleGAN2, Appendix B
         adversary = [{"params": list(self.discriminator.parameters()), "scale": lazy}]
-        self.optimiser = torch.optim.Adam(groups, config.lr, betas, fused=True)
-        self.adversary = torch.optim.Adam(adversary, config.lr, tuple(b**lazy for b in betas), fused=True)
+        self.optimiser = torch.optim.Adam(groups, config.lr, config.betas, fused=True)
+        self.adversary = torch.optim.Adam(adversary, config.lr, tuple(b**lazy for b in config.betas), fused=True)
         call = self.model.reenact if task == "reenactment" else self.model.swap
         self._call = torch.compile(call) if config.compile else call
         self._judge = torch.compile(self.discriminator) if config.compile else self.discriminator

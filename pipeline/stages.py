@@ -1,0 +1,111 @@
+"""The stages of dvc.yaml run one at a time as subprocesses, and the lock that keeps two runs of the road apart."""
+
+import fcntl
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import yaml
+
+# What DVC says when another DVC command holds its lock; waiting helps.
+_BUSY = ("Unable to acquire lock", "is busy, it is being blocked by")
+
+
+class Busy(RuntimeError):
+    """Another DVC command is at work in this project; the same command may succeed a little later."""
+
+
+class StageFailed(RuntimeError):
+    """A command of the road ended with an error; the message names the stage."""
+
+
+def stages(root: Path = Path()) -> tuple[str, ...]:
+    """The stages' names in the order of dvc.yaml, which is the order of the road."""
+    path = root / "dvc.yaml"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} not found: run from the project's root, where dvc.yaml is")
+    return tuple(yaml.safe_load(path.read_text())["stages"])
+
+
+def reproduce(stage: str, root: Path = Path(), say: Callable[[str], None] = print, force: bool = False) -> bool:
+    """Run `dvc repro` for this one stage, each line of its output given to `say` at once.
+
+    True if the stage ran, False if nothing it depends on had changed. Raises StageFailed naming the stage, or Busy.
+    """
+    lines = dvc("repro", "--single-item", *(["--force"] if force else []), stage, name=stage, root=root, say=say)
+    return not any(f"Stage '{stage}' didn't change" in line or f"Stage '{stage}' is cached" in line for line in lines)
+
+
+def dvc(*arguments: str, name: str, root: Path = Path(), say: Callable[[str], None] = print) -> list[str]:
+    """Run a dvc command, its output given to `say` line by line as it comes, and return the lines.
+
+    `name` is what a StageFailed names. The child keeps the road's lock open, so the lock holds until it is gone too.
+    """
+    here = str(Path(sys.executable).parent)  # the stages' commands say `python`
+    environment = {**os.environ, "PATH": f"{here}{os.pathsep}{os.environ['PATH']}", "PYTHONUNBUFFERED": "1"}
+    lines = []
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dvc", *arguments],
+        cwd=root,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        pass_fds=tuple(_held),
+    )
+    try:
+        for line in process.stdout:
+            if line.strip():
+                lines.append(line.rstrip())
+                say(line.rstrip())
+        code = process.wait()
+    finally:
+        if process.poll() is None:  # we are being stopped: do not leave the stage behind
+            process.terminate()
+            process.wait()
+    if code:
+        if any(sign in line for line in lines for sign in _BUSY):
+            raise Busy(f"{name}: another DVC command is at work in this project")
+        raise StageFailed(f"stage {name} failed (dvc ended with {code}): {lines[-1] if lines else 'no output'}")
+    return lines
+
+
+_held: list[int] = []  # descriptors of the lock while this process holds it
+
+
+@contextmanager
+def only_one(root: Path = Path(), wait: bool = True, say: Callable[[str], None] = print) -> Iterator[None]:
+    """Hold `work/road.lock` while the block runs, so that two runs of the road never overlap.
+
+    If another process has it, say so and wait, or raise Busy when not `wait`. The system frees the lock when its
+    holder and the dvc commands it started are gone, however they went: nothing stale can be left by a kill.
+    """
+    path = root / "work" / "road.lock"
+    path.parent.mkdir(exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(descriptor, 200, 0).decode(errors="replace").strip() or "another process"
+            if not wait:
+                raise Busy(f"another run of the road is at work ({holder})") from None
+            say(f"another run of the road is at work ({holder}): waiting for it to end")
+            started = time.monotonic()
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            say(f"it ended; went on after {time.monotonic() - started:.0f} s")
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"process {os.getpid()} since {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC\n".encode(), 0)
+        _held.append(descriptor)
+        try:
+            yield
+        finally:
+            _held.remove(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,89 @@
+"""Face detection and recognition by insightface, from a local folder of ONNX files; nothing is ever downloaded here."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+STRIDE = 32
+"""The detector's coarsest stride: frames are padded to a multiple of it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Detection:
+    """A face in an image: `box` (4,) left, top, right, bottom and `landmarks` (5, 2) x, y in pixels of that image.
+
+    The landmarks are the eyes, the nose and the corners of the mouth, the one at the image's left first.
+    """
+
+    box: np.ndarray
+    score: float
+    landmarks: np.ndarray
+
+
+class Faces:
+    """An SCRFD detector and an ArcFace-like recogniser, as insightface tells them apart in `folder`.
+
+    `providers` are ONNX Runtime's (default: the GPU if there is one, else the CPU), `threads` the CPU threads of one
+    call (0: all cores), `recognise=False` leaves the recogniser unloaded. Raises FileNotFoundError if the folder holds
+    no ONNX file and ValueError if none of them is a detector (or a recogniser, where one is asked for).
+    """
+
+    def __init__(
+        self, folder: str | Path, providers: Sequence[str] | None = None, threads: int = 0, recognise: bool = True
+    ):
+        folder = Path(folder)
+        if not any(folder.glob("*.onnx")):
+            # insightface would take an unknown name for one of its packs and download that, unchecked
+            raise FileNotFoundError(f"no ONNX files in {folder}: run `python -m pipeline.weights` first")
+        import onnxruntime
+        from insightface.app import FaceAnalysis
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        wanted = ["detection", "recognition"] if recognise else ["detection"]
+        try:
+            self._models = FaceAnalysis(
+                name=str(folder.resolve()),
+                allowed_modules=wanted,
+                providers=providers and list(providers),
+                sess_options=options,
+                static_shape_sessions=False,  # else every frame size would keep a session of its own
+            ).models
+        except AssertionError as error:  # how insightface says that it found no detector
+            raise ValueError(f"none of the ONNX files in {folder} is a face detector") from error
+        missing = [task for task in wanted if task not in self._models]
+        if missing:
+            raise ValueError(f"{folder} holds no model for {', '.join(missing)}")
+
+    def detect(self, image: np.ndarray, height: int | None = None) -> list[Detection]:
+        """Faces in a uint8 RGB image (H, W, 3), the surest first; found at `height` rows if the image has more.
+
+        Boxes and landmarks are always in pixels of `image`.
+        """
+        import cv2
+
+        rows, columns = image.shape[:2]
+        if height is not None and rows > height:
+            small = (max(1, round(columns * height / rows)), height)
+            image = cv2.resize(image, small, interpolation=cv2.INTER_AREA)
+        scale = np.array([columns / image.shape[1], rows / image.shape[0]], np.float32)
+        down, right = (-side % STRIDE for side in image.shape[:2])
+        padded = cv2.copyMakeBorder(image[..., ::-1], 0, down, 0, right, cv2.BORDER_CONSTANT)  # BGR
+        # at its own size, which is a multiple of the stride, so insightface does not scale it again
+        found, landmarks = self._models["detection"].detect(padded, input_size=padded.shape[1::-1])
+        if landmarks is None:
+            landmarks = np.full((len(found), 5, 2), np.nan, np.float32)
+        return [
+            Detection(row[:4] * np.tile(scale, 2), float(row[4]), points * scale)
+            for row, points in zip(found, landmarks, strict=True)
+        ]
+
+    def embed(self, image: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
+        """The L2-normalised identity vector (D,) of the face with these landmarks (5, 2) in a uint8 RGB image."""
+        from insightface.app.common import Face
+
+        face = Face(kps=np.asarray(landmarks, np.float32))
+        vector = self._models["recognition"].get(np.ascontiguousarray(image[..., ::-1]), face)
+        return vector / max(float(np.linalg.norm(vector)), 1e-12)

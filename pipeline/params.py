@@ -30,7 +30,11 @@ class SampleParams:
 
 @dataclass(frozen=True)
 class WeightsParams:
+    """Where the frozen networks come from; D3DFR's weights need a signed licence, hence one's own file."""
+
     source: Literal["sample", "internet"]
+    regressor: str
+    regressor_sha256: str
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,191 @@
+"""Stage `weights`: copies of the sample's nets; downloads that break, lie, resume, or carry a hostile zip."""
+
+import hashlib
+import io
+import json
+import zipfile
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+
+import pytest
+
+from pipeline import weights
+from pipeline.params import WeightsParams
+from pipeline.weights import INTERNET, SAMPLE, Weight, download, fetch_weights, read_manifest
+
+BODY = bytes(range(256)) * 40
+SHA = hashlib.sha256(BODY).hexdigest()
+OFFLINE = WeightsParams(source="sample", regressor="", regressor_sha256="")
+ONLINE = WeightsParams(source="internet", regressor="", regressor_sha256="")
+
+
+class Site:
+    """A web server on this machine: `files` path -> bytes; the first `breaks` replies stop half-way."""
+
+    def __init__(self):
+        self.files, self.breaks, self.ranges, self.asked = {}, 0, True, []
+        site = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self):
+                body, start = site.files.get(self.path), 0
+                site.asked.append(self.headers.get("Range"))
+                if body is None:
+                    return self.send_error(404)
+                if site.ranges and self.headers.get("Range"):
+                    start = int(self.headers["Range"].removeprefix("bytes=").rstrip("-"))
+                    if start >= len(body):
+                        return self.send_error(416)
+                body = body[start:]
+                self.send_response(206 if start else 200)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                if site.breaks:
+                    site.breaks -= 1
+                    body = body[: len(body) // 2]
+                self.wfile.write(body)
+
+            def log_message(self, *_):
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
+
+
+@pytest.fixture
+def site():
+    site = Site()
+    yield site
+    site.server.shutdown()
+    site.server.server_close()
+
+
+def test_download_goes_on_where_the_connection_broke(site, tmp_path, monkeypatch):
+    monkeypatch.setattr(weights, "BLOCK", 512)  # the last, broken block is asked for again
+    site.files["/net.bin"], site.breaks = BODY, 2
+    assert download(f"{site.url}/net.bin", SHA, tmp_path, pause_s=0).read_bytes() == BODY
+    half = len(BODY) // 2
+    assert site.asked == [None, f"bytes={half}-", f"bytes={half + half // 2}-"]
+    download(f"{site.url}/net.bin", SHA, tmp_path)  # already there: asks nobody
+    assert len(site.asked) == 3
+
+
+def test_download_starts_over_when_the_server_cannot_continue(site, tmp_path):
+    site.files["/net.bin"], site.breaks, site.ranges = BODY, 1, False
+    assert download(f"{site.url}/net.bin", SHA, tmp_path, pause_s=0).read_bytes() == BODY
+
+
+def test_download_forgets_a_beginning_of_something_else(site, tmp_path):
+    site.files["/net.bin"] = BODY
+    (tmp_path / f"{SHA}.part").write_bytes(b"x" * 100)
+    assert download(f"{site.url}/net.bin", SHA, tmp_path, pause_s=0).read_bytes() == BODY
+
+
+def test_wrong_checksum_names_the_address_and_both_sums_and_keeps_nothing(site, tmp_path):
+    site.files["/net.bin"] = BODY + b"!"
+    actual = hashlib.sha256(BODY + b"!").hexdigest()
+    with pytest.raises(ValueError) as error:
+        download(f"{site.url}/net.bin", SHA, tmp_path, pause_s=0)
+    assert all(word in str(error.value) for word in (f"{site.url}/net.bin", SHA, actual))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_page_fails_at_once_and_a_dead_server_after_five_tries(site, tmp_path):
+    with pytest.raises(ConnectionError, match="404"):
+        download(f"{site.url}/no.bin", SHA, tmp_path, pause_s=0)
+    assert len(site.asked) == 1
+    site.files["/net.bin"], site.breaks = BODY, 99
+    with pytest.raises(ConnectionError, match="go on where it stopped"):
+        download(f"{site.url}/net.bin", SHA, tmp_path, pause_s=0)
+    assert len(site.asked) == 6
+    with pytest.raises(ValueError, match="only http"):
+        download("ftp://127.0.0.1/net.bin", SHA, tmp_path)
+
+
+def _zip(members: dict[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    return buffer.getvalue()
+
+
+def _in_zip(site, data: bytes) -> Weight:
+    site.files["/pack.zip"] = data
+    archive_sha = hashlib.sha256(data).hexdigest()
+    return Weight("judge", "judge.onnx", "j", "free", f"{site.url}/pack.zip", SHA, "net.onnx", archive_sha)
+
+
+def test_internet_source_fetches_files_zip_members_and_packaged_files(site, tmp_path):
+    lpips = next(weight for weight in INTERNET if weight.role == "lpips")  # really in the package lpips, sum and all
+    site.files["/vgg16.pth"] = BODY
+    plain = Weight("perceptual", "vgg16.pth", "v", "free", f"{site.url}/vgg16.pth", SHA)
+    judge = _in_zip(site, _zip({"pack/net.onnx": BODY, "../../evil.txt": b"no"}))
+    fetch_weights(tmp_path / "out", ONLINE, (plain, judge, lpips), root=tmp_path / "work")
+    manifest = read_manifest(tmp_path / "out")
+    assert (tmp_path / "out/vgg16.pth").read_bytes() == (tmp_path / "out/judge.onnx").read_bytes() == BODY
+    assert not list(tmp_path.parent.rglob("evil.txt"))
+    assert manifest["judge"] == {
+        "file": "judge.onnx",
+        "name": "j",
+        "sha256": SHA,
+        "licence": "free",
+        "url": judge.url,
+        "stand_in": False,
+    }
+    assert manifest["lpips"]["sha256"] == lpips.sha256
+    site.files.clear()  # a second run needs no network: everything is checked and kept
+    fetch_weights(tmp_path / "out", ONLINE, (plain, judge, lpips), root=tmp_path / "work")
+
+
+@pytest.mark.parametrize(
+    "members, message",
+    [({"other.onnx": BODY}, "0 files named net.onnx"), ({"net.onnx": b"x"}, "not what was expected")],
+)
+def test_a_zip_without_the_right_member_is_refused(site, tmp_path, members, message):
+    with pytest.raises(ValueError, match=message):
+        fetch_weights(tmp_path / "out", ONLINE, (_in_zip(site, _zip(members)),), root=tmp_path / "work")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_regressor_of_your_own_needs_its_checksum(tmp_path):
+    (tmp_path / "mine.onnx").write_bytes(BODY)
+    own = WeightsParams(source="internet", regressor=str(tmp_path / "mine.onnx"), regressor_sha256=SHA)
+    manifest = fetch_weights(tmp_path / "out", own, (), root=tmp_path / "work")
+    assert manifest["regressor"]["stand_in"] is False and (tmp_path / "out/regressor.onnx").read_bytes() == BODY
+    with pytest.raises(ValueError, match=r"weights\.regressor_sha256"):
+        fetch_weights(tmp_path / "out", WeightsParams("internet", "mine.onnx", ""), (), root=tmp_path / "work")
+    with pytest.raises(FileNotFoundError, match="gone"):
+        fetch_weights(tmp_path / "out", WeightsParams("internet", "gone.onnx", SHA), (), root=tmp_path / "work")
+
+
+def test_sample_source_copies_the_shipped_nets_with_their_report(tmp_path):
+    nets = tmp_path / "nets"
+    nets.mkdir()
+    for file, _ in SAMPLE.values():
+        (nets / Path(file).name).write_bytes(file.encode())
+    (nets / "report.json").write_text(json.dumps({"regressor": {"r2": {"yaw": 0.9}}}))
+    out = tmp_path / "out"
+    fetch_weights(out, OFFLINE, nets=nets, root=tmp_path / "work")
+    manifest = read_manifest(out)
+    assert sorted(path.name for path in (out / "faces").iterdir()) == ["detector.onnx", "recogniser.onnx"]
+    assert all(weights.sha256(out / entry["file"]) == entry["sha256"] for entry in manifest.values())
+    assert all(entry["stand_in"] and "sample" in entry["name"] for entry in manifest.values())
+    assert manifest["regressor"]["report"] == {"r2": {"yaw": 0.9}}
+    (nets / "judge.onnx").unlink()
+    with pytest.raises(FileNotFoundError, match=r"judge\.onnx is missing"):
+        fetch_weights(tmp_path / "again", OFFLINE, nets=nets, root=tmp_path / "work")
+    with pytest.raises(FileNotFoundError, match="run the stage `weights` first"):
+        read_manifest(tmp_path / "again")
+
+
+def test_the_catalogue_is_complete_and_keeps_the_faces_folder_to_insightface():
+    roles = {weight.role for weight in INTERNET}
+    assert roles >= {"detector", "recogniser", "judge", "perceptual", "lpips", "contextual", "inception"}
+    assert all(len(weight.sha256) == 64 and weight.licence and weight.name for weight in INTERNET)
+    assert all(len(weight.archive_sha256) == 64 for weight in INTERNET if weight.member)
+    for vgg in (weight for weight in INTERNET if "torchvision" in weight.name):  # torch.hub's own rule
+        assert vgg.url.endswith(f"-{vgg.sha256[:8]}.pth")
+    assert [weight.role for weight in INTERNET if weight.file.startswith("faces/")] == ["detector", "recogniser"]

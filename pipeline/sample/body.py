@@ -1,0 +1,122 @@
+"""What is behind and below the head: back hair, neck and torso, as layers in head units, lit once per video."""
+
+import math
+
+import cv2
+import numpy as np
+
+from pipeline.sample.identity import Attributes, Face, Look
+from pipeline.sample.light import VIEW, Light, shade
+from pipeline.sample.maps import bump, colour, ridge, smoothstep
+
+BACK_HAIR = {"long": 1.95, "bangs": 1.6, "bob": 1.05}  # how far down it hangs, head units below the centre
+FOLLOW = 2.6  # the torso shifts by this times tx, ty; the head by 3
+
+
+class Body:
+    """Draws (face, look, light) around a head of `unit` pixels per head unit. `reach`: pixels from a layer's middle to
+    its edge; as large as the part of the picture below the head's centre needs."""
+
+    def __init__(self, face: Face, look: Look, light: Light, unit: float, below: float) -> None:
+        self.face, self.look, self.light, self.unit = face, look, light, unit
+        self.reach = int(max(2.6, below / unit + 0.3) * unit)
+        axis = np.arange(-self.reach, self.reach, dtype=np.float32) / np.float32(unit)
+        x, y = axis[None, :], axis[:, None]
+        self.back_hair = self._back_hair(x, y) if look.style in BACK_HAIR else None
+        self.torso = self._torso(x, y)
+
+    def draw(
+        self,
+        image: np.ndarray,
+        attributes: Attributes,
+        centre: tuple[float, float],
+        shift: tuple[float, float],
+        unit: float,
+    ) -> None:
+        """Draws onto image (h, w, 3). `centre`: pixels of the head's resting place; `shift`: of the head from there,
+        in head units; `unit`: pixels per head unit of this frame."""
+        head_x, head_y = centre[0] + unit * shift[0], centre[1] + unit * shift[1]
+        body_x, body_y = centre[0] + unit * attributes.tx * FOLLOW, centre[1] + unit * attributes.ty * FOLLOW
+        if self.back_hair is not None:
+            self._put(image, self.back_hair, head_x, head_y, unit, head_y - 0.3 * unit)
+        self._draw_neck(image, attributes, (body_x, body_y), (head_x - body_x) / unit, (head_y - body_y) / unit, unit)
+        self._put(image, self.torso, body_x, body_y, unit, body_y + 1.3 * unit)
+
+    def _put(self, image: np.ndarray, layer: np.ndarray, x: float, y: float, unit: float, from_row: float) -> None:
+        """Lays a layer (premultiplied RGBA) with its middle at pixel (x, y) over the rows from `from_row` on."""
+        zoom = unit / self.unit
+        top = int(np.clip(from_row, 0, image.shape[0] - 1))
+        rows = image[top:]
+        move = np.array([[zoom, 0, x - zoom * self.reach], [0, zoom, y - zoom * self.reach - top]], np.float32)
+        over = cv2.warpAffine(layer, move, (rows.shape[1], rows.shape[0]))
+        rows *= 1 - over[..., 3:]
+        rows += over[..., :3]
+
+    def _back_hair(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        look, light = self.look, self.light
+        ax, px, end = np.abs(x), 1.3 / self.unit, BACK_HAIR[look.style]
+        width = self.face.width - 0.02 + 0.20 * smoothstep(-0.2, 0.7, y) + 0.05 * np.clip(y, 0, 2)
+        width = width + 0.02 * np.sin(y * 5 + np.sign(x) * 2) * look.wave
+        cover = smoothstep(px, -px, ax - width) * smoothstep(-0.25, 0.1, y)
+        cover = cover * smoothstep(end + 0.15, end - 0.15, y + 0.1 * np.cos(x * 9))
+        strands = 0.5 * np.sin(x * 46 + 3 * np.sin(y * 2.2)) + 0.5 * np.sin(x * 101 + 2 * np.sin(y * 3))
+        rounding = 0.75 + 0.35 * np.clip(1 - np.abs(ax / width - 0.8) * 3, 0, 1)
+        tint = light.key * (0.45 + 0.3 * light.direction[2]) + light.ambient * 0.8
+        return _layer(colour(look.hair) * tint * ((0.62 + 0.16 * strands) * rounding)[..., None], cover)
+
+    def _torso(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        look, px = self.look, 1.3 / self.unit
+        ax, xs = np.abs(x), np.abs(x) / look.shoulder
+        top = 1.36 + 0.50 * xs**1.3 + 2.6 * np.clip(xs - 0.80, 0, 1) ** 1.6
+        cut = (1.50 - 0.42 * ax, 2.02 - 1.25 * ax, 1.60 - 0.9 * x * x)[look.collar]
+        at_neck = ax < (0.55 if look.collar == 1 else 0.60)
+        edge = np.where(at_neck, np.maximum(top, cut), top)
+        q = np.clip(x / look.shoulder, -1, 1)
+        normals = np.stack([q * 0.9, np.full_like(q, -0.45), np.sqrt(1.2 - q * q)], -1)
+        normals /= np.linalg.norm(normals, axis=-1, keepdims=True)
+        stripe = np.where(np.sin(y * 22 + 0.8 * xs) > 0.3, np.float32(1), np.float32(0.62 if look.stripes else 1))
+        folds = 1 - 0.10 * np.sin(x * 6 + 3 * np.sin(y * 2.5)) ** 2
+        occlusion = (0.72 + 0.28 * smoothstep(0.0, 0.22, y - edge)) * folds
+        if look.collar == 0:
+            occlusion = occlusion * (1 - 0.3 * ridge(y - edge, 0.13, 0.018) * at_neck)
+        normals = np.broadcast_to(normals, (*stripe.shape, 3))
+        cloth = colour(look.cloth) * stripe[..., None]
+        lit = shade(normals, cloth, np.full_like(stripe, 0.03), occlusion, self.light, VIEW)
+        return _layer(lit, smoothstep(-px, px, y - edge) * (xs < 1.4))
+
+    def _draw_neck(
+        self,
+        image: np.ndarray,
+        attributes: Attributes,
+        centre: tuple[float, float],
+        head_x: float,
+        head_y: float,
+        unit: float,
+    ) -> None:
+        """The neck, bent from the shoulders to the head; in head units from the body's `centre`."""
+        x0, y0 = (max(int(c), 0) for c in (centre[0] - 1.25 * unit, centre[1] + 0.35 * unit))
+        x1, y1 = (max(int(c), 0) for c in (centre[0] + 1.25 * unit, centre[1] + 2.0 * unit))
+        part = image[y0:y1, x0:x1]
+        if part.size == 0:
+            return
+        x = ((np.arange(x0, x0 + part.shape[1], dtype=np.float32) + 0.5 - centre[0]) / unit)[None, :]
+        y = ((np.arange(y0, y0 + part.shape[0], dtype=np.float32) + 0.5 - centre[1]) / unit)[:, None]
+        down = np.clip((y - 0.55) / 0.95, 0, 1)
+        middle = (head_x + 0.10 * math.sin(math.radians(attributes.yaw))) * (1 - down)
+        width = 0.46 + 0.10 * (self.face.boxiness - 2.15) + 0.07 * (1 - np.cos(down * 1.6))
+        width = width + 0.55 * np.clip(down - 0.78, 0, 1)
+        q = np.clip((x - middle) / width, -1, 1)
+        normals = np.stack([q, np.full_like(q, -0.05), np.sqrt(1 - q * q)], -1)
+        chin = self.face.chin_length * 0.93 + head_y + 0.16 * attributes.mouth + 0.008 * attributes.pitch
+        occlusion = (1 - 0.62 * smoothstep(chin + 0.42, chin - 0.08, y)) * (1 - 0.25 * q**4)
+        occlusion *= 1 - 0.22 * ridge(np.abs(x) - 0.25 * down, 0.12, 0.04) * ridge(y, 1.45, 0.25)
+        skin = np.broadcast_to(colour(self.look.skin) * colour((0.97, 0.92, 0.90)), normals.shape)
+        lit = shade(normals, skin, np.full_like(q, 0.08), occlusion, self.light, VIEW)
+        px = 1.3 / unit
+        cover = smoothstep(px, -px, np.abs(x - middle) - width) * smoothstep(0.4, 0.6, y)
+        part += (lit - part) * cover[..., None]
+
+
+def _layer(colours: np.ndarray, cover: np.ndarray) -> np.ndarray:
+    """Premultiplied RGBA (h, w, 4)."""
+    return np.dstack([colours * cover[..., None], cover]).astype(np.float32)

@@ -86,8 +86,8 @@ PAIRS = _schema(
     _field("same", pa.bool_(), "source and target are one image (Sec. 4.1: one in five)"),
 )
 
-ROWS_PER_GROUP = {"clips": 1, "images": 8}
-"""Rows that are read together. A clip is read alone; images are a few kB, so a few of them share a group's overhead."""
+ROWS_PER_GROUP = {"clips": 1, "images": 1}
+"""Rows that are read together: clips and images one by one, in any order, without reading their neighbours."""
 
 
 @contextmanager
@@ -106,6 +106,7 @@ def writer(path: str | Path, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
             compression="none" if media else "zstd",
             use_dictionary=False if media else plain,
             write_statistics=plain,
+            write_page_checksum=True,  # readers notice bytes that changed
         ) as file,
     ):
         yield file

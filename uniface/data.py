@@ -1,0 +1,459 @@
+"""Reading the data sets: frames of mp4 bytes, clips and pairs in parquet shards, and the streams training eats.
+
+Everything opens by footers and indices alone and reads one clip or image at a time, so memory does not grow with the
+data. Bytes go through the operating system's page cache, which all workers of a machine share.
+"""
+
+import io
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from functools import cache, cached_property, lru_cache
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from uniface.augment import augment_driver
+from uniface.images import to_tensor
+
+SCHEMA_VERSION = 1
+"""Of the tables read here; `pipeline/schemas.py` writes them."""
+
+MAX_SKIPS = 100
+"""Unreadable samples in a row after which a stream gives up: the data set is broken, not a clip of it."""
+
+log = logging.getLogger(__name__)
+
+
+class CorruptMedia(ValueError):
+    """A clip or an image whose bytes cannot be decoded, or are not what was written."""
+
+
+# --- files ---------------------------------------------------------------------------------------------------------
+
+
+@cache
+def _decord():
+    import decord
+
+    decord.logging.set_level(decord.logging.FATAL)  # errors come as exceptions; FFmpeg's remarks are noise
+    return decord
+
+
+def read_frames(video: bytes | str | Path, indices: Sequence[int]) -> np.ndarray:
+    """The frames of these numbers of a video (its bytes or its path): uint8 (n, H, W, 3) RGB, in the order asked for.
+
+    Raises FileNotFoundError for a missing file, and CorruptMedia (a ValueError) if the bytes are no video or the
+    video has no such frame.
+    """
+    decord = _decord()
+    if isinstance(video, bytes) and video[4:8] != b"ftyp":  # decord would print the bytes
+        raise CorruptMedia(f"cannot decode frames of {len(video)} bytes: not an mp4")
+    if not isinstance(video, bytes) and not Path(video).is_file():
+        raise FileNotFoundError(f"no video at {video}")
+    try:
+        # one thread: the callers are many processes already
+        reader = decord.VideoReader(
+            io.BytesIO(video) if isinstance(video, bytes) else str(video), ctx=decord.cpu(0), num_threads=1
+        )
+        return reader.get_batch(list(indices)).asnumpy()
+    except (RuntimeError, IndexError, decord.DECORDError) as error:
+        where = f"{len(video)} bytes" if isinstance(video, bytes) else video
+        raise CorruptMedia(f"cannot decode frames of {where}: {str(error).splitlines()[0]}") from error
+
+
+def read_image_bytes(data: bytes | np.ndarray) -> np.ndarray:
+    """PNG or JPEG bytes to uint8 (H, W, 3) RGB. Raises CorruptMedia if they are neither."""
+    import cv2
+
+    buffer = np.frombuffer(data, np.uint8) if isinstance(data, bytes) else data
+    image = cv2.imdecode(buffer, cv2.IMREAD_COLOR_RGB) if buffer.size else None
+    if image is None:
+        raise CorruptMedia(f"{buffer.size} bytes are neither PNG nor JPEG")
+    return image
+
+
+def read_table(path: str | Path, schema: str, columns: list[str] | None = None):
+    """One of the pipeline's tables as a pyarrow Table (`.to_pandas()`, `.to_pylist()`).
+
+    `schema` is the table's name in `pipeline/schemas.py` in lower case. Raises FileNotFoundError, or ValueError if
+    the file is another table, of another version, or no parquet.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} not found: run the stage that writes it (dvc repro)")
+    try:
+        with pq.ParquetFile(path, memory_map=True, page_checksum_verification=True) as file:
+            _check_schema(path, file.schema_arrow.metadata, schema)
+            return file.read(columns)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ValueError(f"{path} is damaged or not parquet ({error}): run the stage that writes it again") from error
+
+
+def _check_schema(path: Path, metadata: dict | None, schema: str) -> None:
+    found = {key.decode(): value.decode() for key, value in (metadata or {}).items()}
+    if found.get("schema") != schema or found.get("schema_version") != str(SCHEMA_VERSION):
+        raise ValueError(
+            f"{path} holds schema {found.get('schema')!r} version {found.get('schema_version')}, "
+            f"this code reads {schema!r} version {SCHEMA_VERSION}: run the stage that writes it again"
+        )
+
+
+def _codes(column) -> tuple[np.ndarray, list[str]]:
+    """A column of strings as numbers of its distinct values (-1: null) and these values, sorted."""
+    encoded = column.combine_chunks().dictionary_encode()
+    values = encoded.dictionary.to_pylist()
+    rank = np.argsort(np.argsort(values)) if values else np.empty(0, np.int64)
+    numbers = encoded.indices.fill_null(-1).to_numpy()
+    return np.where(numbers < 0, -1, np.append(rank, -1)[numbers]), sorted(values)
+
+
+class _Shards:
+    """Single cells of the parquet files of one folder; keeps the last few hundred files open, per process."""
+
+    def __init__(self, folder: Path, schema: str) -> None:
+        self.folder, self.schema = folder, schema
+        self._reset()
+
+    def _reset(self) -> None:
+        self._pid = os.getpid()
+        self._open = lru_cache(maxsize=256)(self._open_file)
+
+    def __getstate__(self) -> dict:
+        return {"folder": self.folder, "schema": self.schema}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__init__(**state)
+
+    def _open_file(self, name: str):
+        import pyarrow.parquet as pq
+
+        file = pq.ParquetFile(self.folder / name, memory_map=True, pre_buffer=False, page_checksum_verification=True)
+        _check_schema(self.folder / name, file.schema_arrow.metadata, self.schema)
+        groups = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
+        return file, np.cumsum([0, *groups])
+
+    def read(self, name: str, row: int, column: str) -> np.ndarray:
+        """The bytes of one cell, uint8 (n,). Raises CorruptMedia if the file does not hold what was written."""
+        import pyarrow as pa
+
+        if self._pid != os.getpid():  # forked: files opened by the parent stay the parent's
+            self._reset()
+        try:
+            file, starts = self._open(name)
+            group = int(np.searchsorted(starts, row, "right")) - 1
+            table = file.read_row_group(group, columns=[column], use_threads=False)
+            return np.frombuffer(table.column(0)[row - int(starts[group])].as_buffer(), np.uint8)
+        except (pa.ArrowInvalid, OSError, IndexError) as error:
+            reason = str(error).splitlines()[0]
+            raise CorruptMedia(f"{self.folder / name}, row {row}: {reason}") from error
+
+
+# --- data sets -----------------------------------------------------------------------------------------------------
+
+
+class ClipDataset:
+    """The kept clips of one split of `data/clips`. Opening reads the index alone.
+
+    If all decoded frames fit in `cache_bytes`, clips are decoded whole, once, and kept (per process); of a larger set
+    only the frames asked for are decoded and nothing is kept.
+    """
+
+    def __init__(self, folder: str | Path, split: str, cache_bytes: int = 512 << 20) -> None:
+        self.folder, self.split, self.cache_bytes = Path(folder), split, cache_bytes
+        index = read_table(self.folder / "index.parquet", "clip_index", ["split", "status", "shard", "row", "frames"])
+        codes, self._names = _codes(index["shard"])
+        wanted = np.ones(len(index), bool)
+        for name, value in (("split", split), ("status", "kept")):
+            numbers, values = _codes(index[name])
+            wanted &= numbers == (values.index(value) if value in values else -2)
+        row = index["row"].fill_null(-1).to_numpy()
+        order = np.lexsort((row, codes))
+        self._where = order[wanted[order]]  # rows of the index, by shard and row
+        if not len(self._where):
+            raise ValueError(f"{self.folder} has no {split} clips: reports/clips.json says what became of the videos")
+        self._shard, self._row = codes[self._where], row[self._where]
+        self.lengths = index["frames"].fill_null(0).to_numpy()[self._where]
+        """Frames of each clip, (len(self),)."""
+        if missing := sorted({self._names[n] for n in np.unique(self._shard)} - set(os.listdir(self.folder))):
+            raise FileNotFoundError(
+                f"{self.folder} lacks {len(missing)} shards its index names, {missing[0]} first: "
+                "fetch them (dvc pull) or run the stage crop again"
+            )
+        self._shards = _Shards(self.folder, "clips")
+        self.corrupt: dict[int, str] = {}
+        """Clips that this process could not read, and why."""
+        self._cache: dict[int, np.ndarray] = {}
+        self._cached: bool | None = None  # whether everything fits; known after the first decoding
+
+    def __getstate__(self) -> dict:
+        return {key: value for key, value in self.__dict__.items() if key != "_index"} | {"_cache": {}}
+
+    def __len__(self) -> int:
+        return len(self._row)
+
+    @cached_property
+    def _index(self):
+        """Every column of the index for the clips of this split; read when first asked for."""
+        return read_table(self.folder / "index.parquet", "clip_index").take(self._where)
+
+    def row(self, i: int) -> dict:
+        """What the index knows of clip `i`: person_id, video_id, utterance, chunk, start, end, box, frames, ..."""
+        return self._index.slice(i, 1).to_pylist()[0]
+
+    def column(self, name: str) -> list:
+        """One column of the index for all clips, in their order."""
+        return self._index[name].to_pylist()
+
+    def video(self, i: int) -> bytes:
+        """The mp4 bytes of clip `i`."""
+        return self._shards.read(self._names[self._shard[i]], int(self._row[i]), "video").tobytes()
+
+    def frames(self, i: int, indices: Sequence[int]) -> np.ndarray:
+        """Frames of clip `i`: uint8 (n, H, W, 3). Raises CorruptMedia if the clip cannot be decoded."""
+        if i in self.corrupt:
+            raise CorruptMedia(self.corrupt[i])
+        if i in self._cache:
+            return self._cache[i][list(indices)]
+        try:
+            if not self._cached:
+                frames = read_frames(self.video(i), indices)
+                if self._cached is None:
+                    self._cached = int(self.lengths.sum(dtype=np.int64)) * frames[0].nbytes <= self.cache_bytes
+                return frames
+            whole = read_frames(self.video(i), range(self.lengths[i]))
+        except CorruptMedia as error:
+            clip = self.row(i)
+            name = "#".join(str(clip[key]) for key in ("person_id", "video_id", "utterance", "chunk"))
+            self.corrupt[i] = f"clip {name} ({clip['shard']}, row {clip['row']}): {error}"
+            raise CorruptMedia(self.corrupt[i]) from error
+        self._cache[i] = whole
+        return whole[list(indices)]
+
+    def frame(self, i: int, frame: int) -> np.ndarray:
+        """One frame of clip `i`: uint8 (H, W, 3)."""
+        return self.frames(i, [frame])[0]
+
+    def pair(self, i: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Source and target: two random frames of clip `i`, different ones if it has two. uint8 (H, W, 3) each."""
+        length = int(self.lengths[i])
+        source = int(rng.integers(length))
+        target = (source + int(rng.integers(1, length))) % length if length > 1 else source
+        source, target = self.frames(i, [source, target])
+        return source, target
+
+    def sample(self, k: int, seed: int, augment: bool) -> tuple[dict[str, np.ndarray], int]:
+        """Sample `k` of the endless training stream, and how many unreadable clips were passed over for it.
+
+        source, target and driver, uint8 (H, W, 3): the driver is the target, augmented if asked for; it stands in for
+        the target at the attribute embedder. Each epoch takes the clips in another order.
+        """
+        epoch, position = divmod(k, len(self))
+        for skipped in range(min(len(self), MAX_SKIPS)):
+            i = int(_order(seed, epoch, len(self))[(position + skipped) % len(self)])
+            rng = np.random.default_rng((seed, k))
+            try:
+                source, target = self.pair(i, rng)
+            except CorruptMedia as error:
+                log.warning("skipped: %s", error)
+                continue
+            driver = augment_driver(target, rng) if augment else target
+            return {"source": source, "target": target, "driver": driver}, skipped
+        raise ValueError(
+            f"{min(len(self), MAX_SKIPS)} clips in a row of {self.folder} are unreadable: restore the data"
+        )
+
+
+class PairDataset:
+    """The rows of `data/pairs/<split>.parquet` with their images. Row k is sample k.
+
+    Decoded images are kept if all of them fit in `cache_bytes`, as in `ClipDataset`.
+    """
+
+    def __init__(self, folder: str | Path, split: str, cache_bytes: int = 512 << 20) -> None:
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        self.folder, self.split, self.cache_bytes = Path(folder), split, cache_bytes
+        pairs = read_table(self.folder / f"{split}.parquet", "pairs")
+        if not len(pairs):
+            raise ValueError(
+                f"{self.folder / split}.parquet is empty: reports/pairs.json says what became of the images"
+            )
+        self._files = [path.name for path in sorted(self.folder.glob("images-*.parquet"))]
+        if not self._files:
+            raise FileNotFoundError(f"{self.folder} has no images-*.parquet: run the stage pairs")
+        tables = [read_table(self.folder / name, "images", ["image_id", "identity"]) for name in self._files]
+        images = pa.concat_tables(tables).combine_chunks()
+        self._ids, self._identities = images["image_id"].combine_chunks(), images["identity"]
+        self._file = np.repeat(np.arange(len(tables)), [len(table) for table in tables])
+        self._row = np.concatenate([np.arange(len(table)) for table in tables])
+        self._source, self._target = (
+            pc.index_in(pairs[name], value_set=self._ids).fill_null(-1).to_numpy()
+            for name in ("source_id", "target_id")
+        )
+        if self._source.min() < 0 or self._target.min() < 0:
+            row = int(np.flatnonzero((self._source < 0) | (self._target < 0))[0])
+            raise ValueError(
+                f"{self.folder / split}.parquet, row {row} names an image that no shard holds: run pairs again"
+            )
+        self._same = pairs["same"].to_numpy()
+        self._number = {name: i for i, name in enumerate(self._ids.to_pylist())}
+        self._shards = _Shards(self.folder, "images")
+        self.corrupt: dict[int, str] = {}
+        """Images that this process could not read, and why."""
+        self._cache: dict[int, np.ndarray] = {}
+
+    def __getstate__(self) -> dict:
+        return self.__dict__ | {"_cache": {}}
+
+    def __len__(self) -> int:
+        return len(self._same)
+
+    def image(self, image_id: str) -> np.ndarray:
+        """The image of this id: uint8 (H, W, 3). Raises KeyError, and CorruptMedia if it cannot be decoded."""
+        return self._image(self._number[image_id])
+
+    def identity(self, image_id: str) -> str:
+        """Whom the image shows."""
+        return self._identities[self._number[image_id]].as_py()
+
+    def ids(self, k: int) -> tuple[str, str]:
+        """Source and target ids of row `k`."""
+        return self._ids[int(self._source[k])].as_py(), self._ids[int(self._target[k])].as_py()
+
+    def same(self, k: int) -> bool:
+        """Whether row `k` pairs an image with itself."""
+        return bool(self._same[k])
+
+    def pair(self, k: int) -> tuple[np.ndarray, np.ndarray, bool, tuple[str, str]]:
+        """Row `k`: source, target (uint8 (H, W, 3)), whether they are one image, and their ids."""
+        source = self._image(int(self._source[k]))
+        target = source if self._same[k] else self._image(int(self._target[k]))
+        return source, target, self.same(k), self.ids(k)
+
+    def _image(self, i: int) -> np.ndarray:
+        if i in self._cache:
+            return self._cache[i]
+        if i in self.corrupt:
+            raise CorruptMedia(self.corrupt[i])
+        name, row = self._files[self._file[i]], int(self._row[i])
+        try:
+            image = read_image_bytes(self._shards.read(name, row, "image"))
+        except CorruptMedia as error:
+            self.corrupt[i] = f"image {self._ids[i].as_py()} ({name}, row {row}): {error}"
+            raise CorruptMedia(self.corrupt[i]) from error
+        if image.nbytes * len(self._row) <= self.cache_bytes:
+            self._cache[i] = image
+        return image
+
+    def sample(self, k: int, seed: int, augment: bool) -> tuple[dict[str, np.ndarray], int]:
+        """Sample `k` of the endless stream: row k modulo the length, and how many unreadable rows were passed over.
+
+        source, target uint8 (H, W, 3) and same (bool). An unreadable row gives way to the next one with the same
+        `same`, so that the ratio stays. `seed` and `augment` change nothing: the table is the draw.
+        """
+        first = k % len(self)
+        skipped = 0
+        for j in range(len(self)):
+            row = (first + j) % len(self)
+            if self._same[row] != self._same[first]:
+                continue
+            if skipped == MAX_SKIPS:
+                break
+            try:
+                source, target, same, _ = self.pair(row)
+            except CorruptMedia as error:
+                log.warning("skipped: %s", error)
+                skipped += 1
+                continue
+            return {"source": source, "target": target, "same": np.bool_(same)}, skipped
+        raise ValueError(f"{skipped} pairs in a row of {self.folder} are unreadable: restore the data")
+
+
+@lru_cache(maxsize=4)
+def _order(seed: int, epoch: int, n: int) -> np.ndarray:
+    """The order of `n` clips in one epoch."""
+    return np.random.default_rng((seed, epoch, n)).permutation(n)
+
+
+# --- streams -------------------------------------------------------------------------------------------------------
+
+
+class _Batches(torch.utils.data.Dataset):
+    """Batch number `step` of one rank, made from nothing but the step."""
+
+    def __init__(self, dataset, seed: int, batch_size: int, rank: int, world: int, augment: bool) -> None:
+        self.dataset, self.seed, self.augment = dataset, seed, augment
+        self.batch_size, self.rank, self.world = batch_size, rank, world
+
+    def __getitem__(self, step: int) -> tuple[dict[str, torch.Tensor], int]:
+        first = (step * self.world + self.rank) * self.batch_size
+        samples, skips = zip(
+            *(self.dataset.sample(first + i, self.seed, self.augment) for i in range(self.batch_size)), strict=True
+        )
+        arrays = {key: np.stack([sample[key] for sample in samples]) for key in samples[0]}
+        tensors = {k: torch.from_numpy(a) if a.dtype == bool else to_tensor(a) for k, a in arrays.items()}
+        return tensors, sum(skips)
+
+
+class SampleStream:
+    """Endless batches; see `sample_stream`. `step` is the number of the next batch, `skipped` counts samples that
+    were unreadable and gave way to the next one."""
+
+    def __init__(self, batches: _Batches, start_step: int, loader_workers: int) -> None:
+        self.step, self.skipped = start_step, 0
+        if loader_workers:
+            loader = torch.utils.data.DataLoader(
+                batches,
+                batch_size=None,
+                sampler=count(start_step),
+                num_workers=loader_workers,
+                worker_init_fn=_one_thread,
+                pin_memory=torch.cuda.is_available(),
+            )
+            self._batches = iter(loader)
+        else:
+            self._batches = map(batches.__getitem__, count(start_step))
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        return self
+
+    def __next__(self) -> dict[str, torch.Tensor]:
+        tensors, skipped = next(self._batches)
+        self.step += 1
+        self.skipped += skipped
+        return tensors
+
+
+def _one_thread(worker: int) -> None:
+    import cv2
+
+    cv2.setNumThreads(0)  # each worker is one process on one core
+
+
+def sample_stream(
+    dataset: ClipDataset | PairDataset,
+    seed: int,
+    batch_size: int,
+    rank: int = 0,
+    world: int = 1,
+    start_step: int = 0,
+    loader_workers: int = 0,
+    augment: bool = True,
+) -> SampleStream:
+    """Endless training batches of one of `world` ranks, each a function of (seed, step) alone.
+
+    Clips give {source, target, driver}, pairs {source, target, same}: images (B, 3, H, W) in [-1, 1], same (B,) bool.
+    Step t of all ranks together holds samples t * world * batch_size onwards, each once, in the order of ranks: two
+    ranks with batch b see what one rank with batch 2b sees. To resume, start at the step to come. `loader_workers`
+    processes decode ahead, in order; 0 decodes in this process.
+    """
+    if batch_size < 1 or not 0 <= rank < world:
+        raise ValueError(f"batch_size {batch_size}, rank {rank} of {world}: need batch_size >= 1 and 0 <= rank < world")
+    return SampleStream(_Batches(dataset, seed, batch_size, rank, world, augment), start_step, loader_workers)

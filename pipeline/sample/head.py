@@ -23,7 +23,7 @@ HAIR_THICKNESS = {"crop": 0.35, "receding": 0.4, "short": 0.9}
 class Head:
     """Everything about (face, look) that no attribute changes.
 
-    u (1, n) and v (n, 1) are the map's coordinates, `directions` (n, n, 3). `radius` (n, n) in head units, `albedo`
+    u (1, n) and v (n, 1) are the map's coordinates, `directions` three planes (n, n). `radius` (n, n) in head units, `albedo`
     (n, n, 3) RGB 0-255, `gloss`, `hair` and `strand` (n, n): mirror share, coverage 0-1, brightness of the strands.
     """
 
@@ -32,7 +32,7 @@ class Head:
         axis = (((np.arange(n) + 0.5) / n * 2 - 1) * HALF_RANGE).astype(np.float32)
         self.u, self.v = axis[None, :], axis[:, None]
         self.texels = n / (2 * HALF_RANGE)  # per unit of u or v
-        self.directions = direction(*np.meshgrid(axis, axis))
+        self.directions = direction(*np.meshgrid(axis, axis))  # x, y, z
         self.nose_y = face.eye_y + face.nose_length
         self.mouth_y = self.nose_y + face.mouth_y
         ear = bump(np.abs(self.u), self.v, 1.29, 0.10, 0.11, 0.17) if look.style in SHOW_EARS else np.float32([[0]])
@@ -53,7 +53,7 @@ class Head:
     @cached_property
     def under(self) -> np.ndarray:
         """(n, n) shade under the jaw."""
-        return (1 - 0.45 * smoothstep(0.80, 1.0, self.directions[..., 1])).astype(np.float32)
+        return (1 - 0.45 * smoothstep(0.80, 1.0, self.directions[1])).astype(np.float32)
 
     def window(self, u0: float, u1: float, v0: float, v1: float) -> tuple[slice, slice]:
         """Slices (rows, columns) of the maps that cover a rectangle of map coordinates."""
@@ -72,13 +72,13 @@ class Head:
         """(k, 3) points of the surface `radius` (n, n) at map coordinates (k, 2)."""
         at = self.to_texels(uv.astype(np.float32))
         r = cv2.remap(radius, at[None, :, 0], at[None, :, 1], cv2.INTER_LINEAR)[0]
-        return direction(uv[:, 0], uv[:, 1]) * r[:, None]
+        return np.stack(direction(uv[:, 0], uv[:, 1]), 1) * r[:, None]
 
     def _radius(self, ear: np.ndarray) -> np.ndarray:
         """Skull, sockets, cheeks, nose, muzzle, chin and ears, without hair."""
         face, u, v = self.face, self.u, self.v
         eye_x, eye_y, nose_y, mouth_y = face.eye_x, face.eye_y, self.nose_y, self.mouth_y
-        x, y, z = np.moveaxis(self.directions, -1, 0)
+        x, y, z = self.directions
         low = smoothstep(0.05, 0.95, y)
         half_width = face.width * (1 - face.taper * low**1.5) + face.jaw * bump(y, z, 0.62, 0.2, 0.18, 0.35)
         half_height = np.where(y > 0, np.float32(face.chin_length), np.float32(1.12))

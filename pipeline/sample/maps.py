@@ -43,8 +43,8 @@ def noise(rng: np.random.Generator, size: int, cells: float, octaves: int) -> np
     return out
 
 
-def direction(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """Unit vectors (..., 3) of Lambert azimuthal map coordinates: (0, 0) looks along +z, u to the right, v down."""
+def direction(u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """x, y, z of the unit vectors at map coordinates (Lambert azimuthal): (0, 0) looks along z, u is right, v down."""
     q = np.minimum(u * u + v * v, 3.96)
     k = np.sqrt(1 - q / 4)
-    return np.stack([u * k, v * k, 1 - q / 2], -1)
+    return u * k, v * k, 1 - q / 2

@@ -105,19 +105,17 @@ class Renderer:
         """The lit colour (n, n, 3) of every texel of the head."""
         head, radius, n = self.head, maps.radius, self.head.n
         view = (pose.rotation.T @ VIEW).astype(f32)
-        surface = radius[..., None] * head.directions
-        du, dv = (cv2.Sobel(surface, -1, *order, ksize=3) for order in ((1, 0), (0, 1)))
-        normals = np.stack(
-            [
-                du[..., 1] * dv[..., 2] - du[..., 2] * dv[..., 1],
-                du[..., 2] * dv[..., 0] - du[..., 0] * dv[..., 2],
-                du[..., 0] * dv[..., 1] - du[..., 1] * dv[..., 0],
-            ],
-            -1,
-        )
-        normals /= np.sqrt(np.einsum("ijk,ijk->ij", normals, normals) + f32(1e-8))[..., None]
-        facing = normals[..., 0] * view[0] + normals[..., 1] * view[1] + normals[..., 2] * view[2]
-        normals += np.maximum(f32(0.30) - facing, 0)[..., None] * view  # no black texels where the surface turns away
+        surface = [radius * axis for axis in head.directions]
+        along_u, along_v = ([cv2.Sobel(p, -1, *order, ksize=3) for p in surface] for order in ((1, 0), (0, 1)))
+        (ux, uy, uz), (vx, vy, vz) = along_u, along_v
+        normals = uy * vz - uz * vy, uz * vx - ux * vz, ux * vy - uy * vx
+        length = np.sqrt(normals[0] * normals[0] + normals[1] * normals[1] + normals[2] * normals[2] + f32(1e-8))
+        for plane in normals:
+            plane /= length
+        facing = normals[0] * view[0] + normals[1] * view[1] + normals[2] * view[2]
+        lift = np.maximum(f32(0.30) - facing, 0)  # no black texels where the surface turns away
+        for plane, towards in zip(normals, view, strict=True):
+            plane += lift * towards
         # what lies lower than its surroundings gets less light
         small = cv2.resize(radius, (n // 2, n // 2), interpolation=cv2.INTER_AREA)
         near = cv2.GaussianBlur(small, (0, 0), 7 * n / 704) - small
@@ -140,11 +138,11 @@ class Renderer:
         turn, texels = pose.rotation.astype(f32), f32(self.head.texels)
         middle_texel = f32(HALF_RANGE) * texels - f32(0.5)
 
-        def rays(step: int) -> list[np.ndarray]:
+        def rays(x: slice, y: slice) -> list[np.ndarray]:
             """Directions from the eye, in the head's axes: x, y, z each (rows, columns); length 1 to the plane z = 0."""
-            x = ((np.arange(x0, x1, step, dtype=f32) + f32(step / 2 - centre[0])) / f32(unit * CAMERA))[None, :]
-            y = ((np.arange(y0, y1, step, dtype=f32) + f32(step / 2 - centre[1])) / f32(unit * CAMERA))[:, None]
-            return [x * turn[0, i] + y * turn[1, i] - turn[2, i] for i in range(3)]
+            columns = (np.arange(x.start, x.stop, x.step, dtype=f32) + f32(x.step / 2 - centre[0])) / f32(unit * CAMERA)
+            rows = (np.arange(y.start, y.stop, y.step, dtype=f32) + f32(y.step / 2 - centre[1])) / f32(unit * CAMERA)
+            return [columns[None, :] * turn[0, i] + rows[:, None] * turn[1, i] - turn[2, i] for i in range(3)]
 
         def march(ray: list[np.ndarray], t: np.ndarray, steps: int, slope: float, longest: float) -> tuple:
             """Bounded secant steps along the rays to |point| = radius(direction): t, smallest gap, texel columns, rows."""
@@ -168,14 +166,21 @@ class Renderer:
                 t = t + step
             return t, gap, px, py
 
-        coarse = rays(2)
+        coarse = rays(slice(x0, x1, 2), slice(y0, y1, 2))
         squared, along = sum(r * r for r in coarse), sum(r * e for r, e in zip(coarse, eye, strict=True))
         # enter the sphere of radius sqrt(2) around the head
         start = (-along - np.sqrt(np.maximum(along * along - squared * (eye @ eye - f32(2)), 0))) / squared
-        near = cv2.erode(march(coarse, start, 8, 0.8, 1.0)[0], np.ones((3, 3), np.uint8))
-        near = cv2.resize(near, (x1 - x0, y1 - y0)) - f32(0.02)
-        _, gap, px, py = march(rays(1), near, 7, 0.3, 0.2)
+        near, gap, _, _ = march(coarse, start, 8, 0.8, 1.0)
+        near = cv2.resize(cv2.erode(near, np.ones((3, 3), np.uint8)), (x1 - x0, y1 - y0)) - f32(0.02)
+        hit = cv2.dilate((gap * unit < 6).astype(np.uint8), np.ones((5, 5), np.uint8))
+        left, top, width, height = cv2.boundingRect(hit)  # the head, to a few pixels
+        inner = slice(2 * top, 2 * (top + height)), slice(2 * left, 2 * (left + width))
+        near, part = near[inner], image[y0:y1, x0:x1][inner]
+        if part.size == 0:
+            return
+        x0, y0 = x0 + 2 * left, y0 + 2 * top
+        fine = rays(slice(x0, x0 + part.shape[1], 1), slice(y0, y0 + part.shape[0], 1))
+        _, gap, px, py = march(fine, near, 7, 0.3, 0.2)
         cover = np.clip(f32(1.15) - gap * f32(unit), 0, 1)
         cover = cv2.morphologyEx(cover, cv2.MORPH_CLOSE, np.ones((5, 5), np.uint8))[..., None]
-        part = image[y0:y1, x0:x1]
         part += (cv2.remap(colours, px, py, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE) - part) * cover

@@ -1,15 +1,104 @@
 """Typed settings of the model, the losses and the training loop. Frozen dataclasses; the values live in params.yaml."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Sizes and switches of the networks (Sec. 3.1)."""
+    """Sizes and switches of the networks (Sec. 3.1). The defaults are the paper's joint model at 256 px.
 
-    feature_stride: int = 8
-    max_channels: int = 512
-    channel_base: int = 32768
+    Where the paper is silent the default is the released code's. The same switches form the two released networks
+    (`released.reenactment_config`, `released.swapping_config`) and the ablations of Table 4.
+    """
+
+    image_size: int = 256  # H = W, a power of two from 32 to 512
+    feature_stride: int = 8  # F is H/stride x W/stride (Sec. 3.1)
+    max_channels: int = 512  # C (Sec. 3.1)
+    channel_base: int = 32768  # width at resolution r is min(max_channels, channel_base / r); released code
+
+    # Identity embedder, Eq. 1
+    identity_blocks: int = 1  # residual blocks at F's resolution; released code: 1 reenactment, 0 swapping
+    coordinates: bool = False  # append x and y in [-1, 1] to its input; not in the paper
+
+    # Attribute embedder, Eq. 2
+    attribute_dim: int = 512  # length of z_t (Sec. 3.1)
+    attribute_channels: int = 64  # width after the first convolution, doubling with each; released code
+    attribute_max_channels: int = 512
+    attribute_norm: Literal["instance", "group"] = "instance"  # released code; "group" where maps are only a few pixels
+    fdf_identity_init: bool = False  # True: start at the identity warp; released code: PyTorch's default start
+
+    # Attribute transfer, Eq. 3
+    use_attrt: bool = True  # False: Table 4 "w/o AttrT", and the released swapping network
+    warp_padding: Literal["zeros", "border"] = "zeros"  # released code
+
+    # Identity transfer, Eq. 4 and 5
+    use_idt: bool = True  # False: Table 4 "w/o IdT", and the released reenactment network
+    attention_reduction: int = 4  # Q and K have C / 4 channels (Sec. 3.1)
+    attention_value: Literal["reduced", "full"] = "reduced"  # V: C / 4 and projected back; released code: C
+    attention_logits: Literal["dot", "scaled", "released", "cosine"] = "dot"  # Eq. 4 as printed; transfer.py has all
+    attention_locality: float = 0.0  # sigma in tokens of a learnable Gaussian bias, 0: none; not in the paper
+    alpha_init: float = 0.0  # Sec. 3.1
+
+    # Generator, Eq. 6
+    base_blocks: int = 1  # synthesis blocks at F's resolution; released code: 1 reenactment, 0 swapping
+    octave_layers: Literal[1, 2] = 2  # stylemaps, and styled convolutions, per octave; released code: 2
+    modulation_kernel: Literal[1, 3] = 3  # of the convolution that makes gamma and beta; released code
+    synthesis: Literal["stylemap", "none"] = "stylemap"  # "none": the "typical decoder" of Sec. 3.1
+    to_rgb: Literal["activated", "linear"] = "activated"  # released code: a leaky ReLU even on the image
+    skip: Literal["none", "zero_init", "full"] = "full"  # zero_init: behind a 1x1 convolution that starts at 0
+    skip_strides: tuple[int, ...] = (8, 4)  # which F^i: H/8 and H/4 are what the released encoder returns
+    skip_features: Literal["layers", "output"] = "layers"  # F^i (Eq. 6); released reenactment: F itself
+    skip_warped: bool = True  # reenactment warps the skip by the FDF too (see model.py); released code: not
+    skip_stored: bool = True  # is the sum the stylemap, or only the next layer's input (released swapping)?
+
+    def __post_init__(self):
+        if self.image_size not in (32, 64, 128, 256, 512):
+            raise ValueError(f"model.image_size is {self.image_size}: use 32, 64, 128, 256 or 512")
+        if self.feature_stride not in (2, 4, 8, 16) or self.image_size // self.feature_stride < 4:
+            raise ValueError(f"model.feature_stride is {self.feature_stride}: use 2, 4, 8 or 16, F at least 4 x 4")
+        for name in ("max_channels", "channel_base", "attribute_dim", "attribute_channels", "attribute_max_channels"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"model.{name} is {getattr(self, name)}: must be positive")
+        if self.channel_base < self.image_size:
+            raise ValueError(f"model.channel_base is {self.channel_base}: at least image_size, {self.image_size}")
+        if self.attention_reduction < 1 or self.feature_channels % self.attention_reduction:
+            raise ValueError(
+                f"model.attention_reduction is {self.attention_reduction}: "
+                f"must divide F's {self.feature_channels} channels"
+            )
+        if self.attention_locality < 0:
+            raise ValueError(f"model.attention_locality is {self.attention_locality}: sigma in tokens, 0 for none")
+        if self.identity_blocks < 0 or self.base_blocks < 0:
+            raise ValueError("model.identity_blocks and model.base_blocks must not be negative")
+        allowed = [2**k for k in range(self.feature_stride.bit_length())]
+        if not set(self.skip_strides) <= set(allowed):
+            raise ValueError(f"model.skip_strides is {list(self.skip_strides)}: choose from {allowed}")
+        if self.skip_features == "output" and set(self.skip_strides) - {self.feature_stride}:
+            raise ValueError(f"model.skip_features 'output' is F itself: skip_strides must be [{self.feature_stride}]")
+
+    def width(self, resolution: int) -> int:
+        """Channels of the identity embedder, the generator and the discriminator at `resolution` pixels."""
+        return min(self.max_channels, self.channel_base // resolution)
+
+    def attribute_width(self, resolution: int) -> int:
+        """Channels of the attribute embedder at `resolution` pixels."""
+        return min(self.attribute_max_channels, self.attribute_channels * (self.image_size // resolution) // 2)
+
+    @property
+    def feature_size(self) -> int:
+        """Height and width of F."""
+        return self.image_size // self.feature_stride
+
+    @property
+    def feature_channels(self) -> int:
+        """C, the channels of F."""
+        return self.width(self.feature_size)
+
+    @property
+    def octaves(self) -> int:
+        """How many times F must be doubled to reach the image."""
+        return self.feature_stride.bit_length() - 1
 
 
 @dataclass(frozen=True)
@@ -58,3 +147,5 @@ class TrainConfig:
         if self.checkpoint_every % self.log_every:
             # the means of a log window are not in the checkpoint: a resumed run would draw another curve
             raise ValueError(f"checkpoint_every {self.checkpoint_every} is no multiple of log_every {self.log_every}")
+        if self.skip_from >= self.iterations:
+            raise ValueError(f"skip_from {self.skip_from} never comes in {self.iterations} iterations: model.skip is none?")

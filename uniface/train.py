@@ -76,12 +76,13 @@ class Trainer:
         self.channels = frozen.channels and [weight.to(self.device) for weight in frozen.channels]
         self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
         self.step = 0  # iterations done
-        self.skipped = 0  # updates left out because something was not finite
+        self.skipped = 0  # iterations of which an update was left out because something was not finite
         self.bad_in_a_row = 0
+        self._bad: list[str] = []  # what was not finite in the iteration at work
         self.curve: list[dict[str, float]] = []  # one row per log, kept in the checkpoint
-        slow = list(self.model.attribute_embedder.parameters())
-        chosen = {id(p) for p in slow}
-        rest = [p for p in self.model.parameters() if id(p) not in chosen]
+        named = list(self.model.named_parameters())
+        slow = [p for name, p in named if name.startswith("attribute_embedder.")]
+        rest = [p for name, p in named if not name.startswith("attribute_embedder.")]
         groups = [{"params": rest, "scale": 1.0}, {"params": slow, "scale": config.attribute_lr}]
         lazy = config.r1_every / (config.r1_every + 1)  # StyleGAN2, Appendix B
         adversary = [{"params": list(self.discriminator.parameters()), "scale": lazy}]
@@ -111,12 +112,15 @@ class Trainer:
         """
         parts = self._parts(batch)
         self._set_rates()
+        self._set_skip()
+        self._bad = []
         fakes = [self.generate(parts[0])] if len(parts) == 1 else None
         values: Values = {}
         if self.config.weights.adversarial:
             values |= self.discriminator_step(parts, fakes)
         values |= self.generator_step(parts, fakes)
         self._update_average()
+        self._count_bad()
         self.step += 1
         return values
 
@@ -208,6 +212,11 @@ class Trainer:
         for group in self.optimiser.param_groups + self.adversary.param_groups:
             group["lr"] = rate * group["scale"]
 
+    def _set_skip(self) -> None:
+        """The skip connection stays closed until `skip_from`: or swapping copies the target before IdT has learnt."""
+        for net in (self.model, self.average):
+            net.skip_enabled = self.step >= self.config.skip_from
+
     def _update(self, optimiser: torch.optim.Optimizer, values: Values) -> None:
         """Average gradients over the processes and step; leave the step out if the gradient is not finite.
 
@@ -215,21 +224,23 @@ class Trainer:
         """
         parameters = [p for group in optimiser.param_groups for p in group["params"] if p.grad is not None]
         average_over_processes([p.grad for p in parameters])
-        limit = self.config.gradient_clip or math.inf
-        norm = nn.utils.clip_grad_norm_(parameters, limit)
+        norm = nn.utils.clip_grad_norm_(parameters, self.config.gradient_clip or math.inf)
         if torch.isfinite(norm):
             optimiser.step()
-            self.bad_in_a_row = 0
         else:
-            self.skipped += 1
-            self.bad_in_a_row += 1
-            if self.bad_in_a_row >= self.config.max_bad_steps:
-                names = [name for name, value in values.items() if not torch.isfinite(value)]
-                raise FloatingPointError(
-                    f"{self.task}: {self.bad_in_a_row} updates in a row were not finite, the last at step {self.step} "
-                    f"({', '.join(names) or 'gradient of ' + ', '.join(values)}): lower lr, or look at the images"
-                )
+            names = [name for name, value in values.items() if not torch.isfinite(value)]
+            self._bad += names or [f"the gradient of {', '.join(values)}"]
         optimiser.zero_grad(set_to_none=True)
+
+    def _count_bad(self) -> None:
+        """Count an iteration with a left-out update; stop after too many in a row."""
+        self.skipped += bool(self._bad)
+        self.bad_in_a_row = self.bad_in_a_row + 1 if self._bad else 0
+        if self.bad_in_a_row >= self.config.max_bad_steps:
+            raise FloatingPointError(
+                f"{self.task}: {self.bad_in_a_row} iterations in a row were not finite, the last at step {self.step} "
+                f"({', '.join(self._bad)}): lower lr, or look at the images"
+            )
 
     @torch.no_grad()
     def _update_average(self) -> None:
@@ -304,8 +315,8 @@ def train(
     """Train until `config.iterations`; `batches` begins at `trainer.step`.
 
     `on_log(step, values)` gets the mean of each loss since the last log, over all processes, the learning rate, the
-    number of skipped updates and `pairs_per_second`. The callables are called after the iteration that `step` counts;
-    the last iteration is always logged, sampled and checkpointed.
+    number of skipped iterations and `pairs_per_second`. The callables are called after the iteration that `step`
+    counts; the last iteration is always logged, sampled and checkpointed.
     """
     config = trainer.config
     sums: Values = {}
@@ -365,13 +376,15 @@ def average_over_processes(tensors: list[torch.Tensor]) -> None:
 
 
 def start_from_reenactment(model: nn.Module, path: str | Path) -> None:
-    """Initialise swapping: of stage 1's model only the attribute embedder (Sec. 4.1).
+    """Initialise swapping: of stage 1's model only the attribute embedder (Sec. 4.1); nothing if the model has none.
 
     Raises FileNotFoundError or ValueError if the file is missing, or fits another model.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no model at {path}: train stage 1 first (python -m pipeline.train reenactment)")
+    if model.attribute_embedder is None:  # Table 4, without AttrT
+        return
     prefix = "attribute_embedder."
     weights = {k.removeprefix(prefix): v for k, v in load_file(path).items() if k.startswith(prefix)}
     try:

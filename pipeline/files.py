@@ -90,22 +90,14 @@ def work_folder(stage: str, *objects: object, root: str | Path = "work") -> Path
 
 
 def publish(work: str | Path, out: str | Path) -> None:
-    """Put the finished folder `work` in the place of the folder `out`; what was in `out` goes.
+    """Move the finished folder `work` to `out`, in place of what was there, without leftovers of `atomic_write`.
 
-    Linked where the file system allows it, else copied, so that `work` stays and a kill in between costs nothing.
-    Temporary files of `atomic_write` are left behind.
+    Killed in between, the stage finds `work` complete and publishes it again.
     """
     work, out = Path(work), Path(out)
-    new = out.with_name(f".{out.name}.{os.getpid()}.part")
-    shutil.rmtree(new, ignore_errors=True)
-    shutil.copytree(work, new, copy_function=_link, ignore=shutil.ignore_patterns(".*.part*"))
+    for leftover in work.rglob(".*.part*"):
+        leftover.unlink()
+    out.parent.mkdir(parents=True, exist_ok=True)
     if out.exists():
         shutil.rmtree(out)
-    os.replace(new, out)
-
-
-def _link(source: str, target: str) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # another file system, or one without hard links
-        shutil.copy2(source, target)
+    shutil.move(work, out)

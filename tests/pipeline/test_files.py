@@ -52,7 +52,7 @@ def test_write_json_knows_numpy_and_refuses_nan(tmp_path):
     assert json.loads((tmp_path / "x.json").read_text())["a"] == 0.5
 
 
-def test_publish_replaces_the_folder_and_keeps_the_work(tmp_path):
+def test_publish_moves_the_work_to_the_place_of_the_old_folder(tmp_path):
     work, out = work_folder("stage", 1, root=tmp_path / "work"), tmp_path / "out"
     assert work != work_folder("stage", 2, root=tmp_path / "work")
     (work / "a").write_text("new")
@@ -60,6 +60,5 @@ def test_publish_replaces_the_folder_and_keeps_the_work(tmp_path):
     out.mkdir()
     (out / "old").write_text("old")
     publish(work, out)
-    assert [p.name for p in out.iterdir()] == ["a"] and (work / "a").exists()
-    (work / "a").unlink()
+    assert [p.name for p in out.iterdir()] == ["a"] and not work.exists()
     assert (out / "a").read_text() == "new"

@@ -1,7 +1,7 @@
 """uniface/data.py: the right frames, streams that are functions of (seed, step), and corrupt bytes that are counted."""
 
-import json
 import pickle
+import time
 
 import av
 import cv2
@@ -237,11 +237,8 @@ def test_this_module_reads_the_version_that_is_written():
     assert data.SCHEMA_VERSION == schemas.VERSION
 
 
-def test_a_million_clips_open_within_seconds_and_a_gigabyte(tmp_path):
+def test_a_million_clips_open_within_seconds(tmp_path):
     """The index alone is read: the shards here are empty files."""
-    import subprocess
-    import sys
-
     import pyarrow as pa
 
     n, per_shard = 1_000_000, 1000
@@ -254,7 +251,7 @@ def test_a_million_clips_open_within_seconds_and_a_gigabyte(tmp_path):
     columns = {
         "person_id": names("id{:05d}", 200),
         "video_id": names("video{:06d}", 8),
-        "utterance": names("{:05d}", 1),
+        "utterance": names("{:05d}", 100),
         "box": pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(4 * n, np.float32)), 4),
         "fps": pa.array(np.full(n, 25, np.float32)),
         "split": names("train", n),
@@ -269,20 +266,12 @@ def test_a_million_clips_open_within_seconds_and_a_gigabyte(tmp_path):
     schemas.write(tmp_path / "index.parquet", table, schemas.CLIP_INDEX)
     for i in range(n // per_shard):
         (tmp_path / f"train-{i:05d}.parquet").touch()
-    code = f"""
-import json, resource, time
-import uniface.data, pyarrow.parquet
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-start = time.process_time()
-dataset = uniface.data.ClipDataset({str(tmp_path)!r}, "train")
-seconds = time.process_time() - start
-grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20
-print(json.dumps([len(dataset), seconds, grown, dataset.row(999_999)["shard"]]))
-"""
-    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
-    length, seconds, gigabytes, last = json.loads(answer.stdout)
-    assert length == n and last == "train-00999.parquet"
-    assert seconds < 5 and gigabytes < 1
+    del columns, table
+    before, start = pa.total_allocated_bytes(), time.process_time()
+    dataset = ClipDataset(tmp_path, "train")
+    assert time.process_time() - start < 5  # benchmarks/loader.py measures the peak in a process of its own
+    assert len(dataset) == n and pa.total_allocated_bytes() - before < 200e6
+    assert dataset.row(n - 1)["shard"] == "train-00999.parquet"
 
 
 def test_pairs_give_what_their_rows_say(pairs):

@@ -12,12 +12,12 @@ from pipeline import params
 from pipeline.stages import Busy, StageFailed, only_one, reproduce, stages
 
 
-def _only_if_busy(task, run, state) -> bool:
+def only_if_busy(task, run, state) -> bool:
     """Retry what waiting can help: a DVC lock held by somebody else. A stage that failed would fail again."""
     return isinstance(state.result(raise_on_failure=False), Busy)
 
 
-@task(task_run_name="{name}", retries=20, retry_delay_seconds=15, retry_condition_fn=_only_if_busy)
+@task(task_run_name="{name}", retries=20, retry_delay_seconds=15, retry_condition_fn=only_if_busy)
 def stage(name: str) -> bool:
     """One stage of dvc.yaml; True if it ran, False if nothing had changed."""
     log = get_run_logger()

@@ -78,14 +78,27 @@ class EvaluateParams:
 
 @dataclass(frozen=True)
 class RegisterParams:
+    """Stage `register`: the name of the model in the registry."""
+
     name: str
 
 
 @dataclass(frozen=True)
+class GateParams:
+    """What one metric of reports/metrics.json must reach; null turns a bound off."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=True)  # out of reach of `_strict` inside a dict
+    better: Literal["higher", "lower"]
+    floor: float | None  # absolute bound: the least where higher is better, the most where lower is
+    tolerance: float | None  # how much worse than the champion is still accepted
+
+
+@dataclass(frozen=True)
 class PromoteParams:
-    floors: dict[str, float]
-    tolerances: dict[str, float]
-    min_pairs: int
+    """The gates of pipeline/promote.py: metric by its dotted name -> gate, task -> least number of evaluated pairs."""
+
+    gates: dict[str, GateParams]
+    min_pairs: dict[str, int]
 
 
 @dataclass(frozen=True)

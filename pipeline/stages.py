@@ -41,6 +41,23 @@ def reproduce(stage: str, root: Path = Path(), say: Callable[[str], None] = prin
     return not any(f"Stage '{stage}' didn't change" in line or f"Stage '{stage}' is cached" in line for line in lines)
 
 
+def fetch(source: str, root: Path = Path(), say: Callable[[str], None] = print) -> list[str]:
+    """Ask for what is new: data tracked by `dvc import` or `dvc import-url` is updated, then the stage `download` runs.
+
+    `source` is `download.source`. The embedded sample never changes; every other source is looked at again, and the
+    stages below run only if what came differs. What was asked, as text. Raises StageFailed or Busy.
+    """
+    asked = []
+    imports = sorted(p for p in root.glob("data/**/*.dvc") if "frozen: true" in p.read_text())
+    if imports:
+        dvc("update", *(str(path.relative_to(root)) for path in imports), name="fetch", root=root, say=say)
+        asked += [path.stem for path in imports]
+    if source != "sample" and "download" in stages(root):
+        reproduce("download", root=root, say=say, force=True)
+        asked.append(f"download ({source})")
+    return asked
+
+
 def dvc(*arguments: str, name: str, root: Path = Path(), say: Callable[[str], None] = print) -> list[str]:
     """Run a dvc command, its output given to `say` line by line as it comes, and return the lines.
 

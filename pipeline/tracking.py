@@ -299,6 +299,12 @@ class Registry:
         """Store `values` as the JSON artifact `name` of a version's run."""
         self.client.log_dict(self.version(number).run_id, values, name)
 
+    def read_json(self, number: str, name: str) -> Any:
+        """The JSON artifact `name` of a version's run."""
+        import mlflow
+
+        return mlflow.artifacts.load_dict(f"runs:/{self.version(number).run_id}/{name}")
+
     def log_folder(self, number: str, folder: str | Path, name: str | None = None) -> None:
         """Store a folder's files among the artifacts of a version's run."""
         self.client.log_artifacts(self.version(number).run_id, str(folder), name)

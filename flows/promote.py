@@ -1,0 +1,57 @@
+"""The promotion as a Prefect flow, for a server's history. `python -m flows.promote [--dry-run | rollback | show]`.
+
+`python -m pipeline.promote` does the same without Prefect, in a second.
+"""
+
+import sys
+
+from prefect import flow, task
+from prefect.artifacts import create_markdown_artifact
+
+from pipeline import params as settings
+from pipeline import promote as registry
+
+
+@task
+def gate(dry_run: bool) -> registry.Decision:
+    """Judge the candidate and carry the decision out; the table becomes an artifact of the run."""
+    params = settings.load()
+    decision = registry.promote(params, registry.evaluator(params), dry_run=dry_run)
+    create_markdown_artifact(decision.table(), key="decision", description=f"{decision.name} {decision.candidate}")
+    return decision
+
+
+@flow(log_prints=True)
+def promote(dry_run: bool = False) -> str:
+    """Make the candidate the champion if every gate holds; the outcome."""
+    decision = gate(dry_run)
+    print(decision.table())
+    return decision.outcome
+
+
+@flow(log_prints=True)
+def rollback() -> str:
+    """The previous champion serves again; its version."""
+    back, out = registry.rollback(settings.load())
+    text = f"version {back} serves again; version {out} was taken out"
+    create_markdown_artifact(text, key="rollback")
+    print(text)
+    return back
+
+
+def main(arguments: list[str]) -> int:
+    if arguments not in ([], ["--dry-run"], ["rollback"]):
+        return registry.main(arguments)  # `show`, or the usage: nothing for a flow to do
+    settings.load_or_exit()
+    try:
+        if arguments == ["rollback"]:
+            rollback()
+            return 0
+        return int(promote(dry_run=bool(arguments)) == "refused")
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,283 @@
+"""Which version serves: the gates that a candidate must pass, the aliases that move, and the way back.
+
+    python -m pipeline.promote             judge the candidate, promote it if every gate holds
+    python -m pipeline.promote --dry-run   print the table, change nothing
+    python -m pipeline.promote rollback    the previous champion serves again; once more undoes it
+    python -m pipeline.promote show        versions, aliases, decisions
+
+The alias `champion` is what serves and `previous` what served before it. The registry moves one alias a call, so the
+move is first written down as an intent; whoever comes next after a crash completes it. Every decision is a tag of the
+version and an artifact with its reasons. Exit status: 0 promoted or already champion, 1 refused, 2 cannot judge.
+"""
+
+import json
+import math
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pipeline import params as settings
+from pipeline import tracking
+from pipeline.params import Params, PromoteParams
+
+INTENT = "promotion_intent"  # tag of the registered model while aliases are on the move
+TASKS = ("reenactment", "swapping")
+
+# models (task -> safetensors file), folder to write in -> what reports/metrics.json would hold
+Evaluate = Callable[[Mapping[str, Path], Path], Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the table: what was asked, what was found."""
+
+    name: str
+    wanted: str
+    found: str
+    passed: bool
+
+    def reason(self) -> str:
+        """The line as a phrase."""
+        return f"{self.name}: {self.found}, wanted {self.wanted}"
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What was decided about the candidate, and why. `outcome`: promoted, refused or unchanged (already champion)."""
+
+    name: str
+    candidate: str
+    champion: str | None
+    outcome: str
+    checks: tuple[Check, ...]
+    at: str
+    dry_run: bool
+
+    def reasons(self) -> tuple[str, ...]:
+        """Why it was refused; for a promoted one, what it passed."""
+        if self.outcome == "unchanged":
+            return (f"version {self.candidate} is the champion already",)
+        return tuple(check.reason() for check in self.checks if check.passed == (self.outcome == "promoted"))
+
+    def table(self) -> str:
+        """The checks as a markdown table, headed by the decision."""
+        against = f"champion {self.champion}" if self.champion else "no champion yet"
+        would = "would be " if self.dry_run and self.outcome != "unchanged" else ""
+        lines = [f"{self.name} version {self.candidate} ({against}): {would}{self.outcome}", ""]
+        if self.outcome == "unchanged":
+            return "\n".join([*lines, *self.reasons()])
+        lines += ["| check | wanted | found | |", "|---|---|---|---|"]
+        lines += [f"| {c.name} | {c.wanted} | {c.found} | {'ok' if c.passed else 'NO'} |" for c in self.checks]
+        return "\n".join(lines)
+
+
+def judge(
+    candidate: Mapping[str, float], champion: Mapping[str, float] | None, params: PromoteParams
+) -> tuple[Check, ...]:
+    """All gates on flat metrics (dotted names). Without a champion the floors and the pair counts alone decide."""
+    checks = []
+    for task, least in params.min_pairs.items():
+        count = candidate.get(f"pairs.{task}", math.nan)
+        checks.append(Check(f"pairs of {task}", f">= {least}", _text(count), count >= least))
+    for name, gate in params.gates.items():
+        sign, relation = (1, ">=") if gate.better == "higher" else (-1, "<=")
+        value = candidate.get(name, math.nan)
+        if gate.floor is not None:
+            passed = sign * value >= sign * gate.floor  # False for NaN
+            checks.append(Check(name, f"{relation} {gate.floor:g}", _text(value), passed))
+        if gate.tolerance is not None and champion is not None:
+            if math.isnan(champion.get(name, math.nan)):
+                checks.append(Check(name, "the champion's, which has none", _text(value), not math.isnan(value)))
+                continue
+            bound = champion[name] - sign * gate.tolerance
+            wanted = f"{relation} {bound:.4g} (champion {champion[name]:.4g}, tolerance {gate.tolerance:g})"
+            checks.append(Check(name, wanted, _text(value), sign * value >= sign * bound))
+    return tuple(checks)
+
+
+def _text(value: float) -> str:
+    return "missing" if math.isnan(value) else f"{value:.6g}"
+
+
+def evaluator(params: Params) -> Evaluate:
+    """The stage `evaluate`, applied to other models on today's data."""
+
+    def score(models: Mapping[str, Path], out: Path) -> Mapping[str, Any]:
+        from pipeline.evaluate import evaluate
+
+        return evaluate(models=models, out=out, params=params)
+
+    return score
+
+
+def promote(params: Params, evaluate: Evaluate, dry_run: bool = False, root: Path = Path()) -> Decision:
+    """Judge the version with the alias `candidate` and, if every gate holds, make it the champion.
+
+    `evaluate` scores the champion on today's test data where it was scored on another. With `dry_run` nothing is
+    written. Raises ValueError if there is no candidate.
+    """
+    registry = tracking.Registry(params.register.name, root)
+    with _alone(root):
+        if not dry_run:
+            recover(registry)
+        aliases = registry.aliases()
+        if "candidate" not in aliases:
+            raise ValueError(f"{registry.name} has no candidate at {tracking.public_uri(registry.uri)}: dvc repro")
+        number, champion = aliases["candidate"], aliases.get("champion")
+        version = registry.version(number)
+        if number == champion:
+            return Decision(registry.name, number, champion, "unchanged", (), _now(), dry_run)
+        ours = registry.metrics(number)
+        theirs = None
+        if champion is not None:
+            theirs = _scores_today(registry, champion, version.tags["evaluation_digest"], params, evaluate, not dry_run)
+        checks = judge(ours, theirs, params.promote)
+        if rolled_back := version.tags.get("rolled_back"):
+            checks = (Check("rolled back before", "never", rolled_back, False), *checks)
+        outcome = "promoted" if all(check.passed for check in checks) else "refused"
+        decision = Decision(registry.name, number, champion, outcome, checks, _now(), dry_run)
+        if not dry_run:
+            _carry_out(registry, decision)
+    return decision
+
+
+def _scores_today(
+    registry: tracking.Registry, number: str, exam: str, params: Params, evaluate: Evaluate, keep: bool
+) -> Mapping[str, float]:
+    """The champion's numbers on the test data of digest `exam`: its own, those of an earlier re-evaluation, or new."""
+    version = registry.version(number)
+    wanted = [name for name, gate in params.promote.gates.items() if gate.tolerance is not None]
+    if version.tags.get("evaluation_digest") == exam:
+        known = registry.metrics(number)
+        if all(name in known for name in wanted):
+            return known
+    artifact = f"evaluations/{exam}.json"
+    if version.tags.get(f"evaluated_{exam}") == artifact:
+        return tracking.numbers(registry.read_json(number, artifact))
+    print(f"the test data is not what champion {number} was scored on: scoring it again", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        models = {t: registry.download(number, f"artifacts/{t}.safetensors", Path(folder) / t) for t in TASKS}
+        scores = evaluate(models, Path(folder) / "out")
+    if keep:
+        registry.log_json(number, scores, artifact)
+        registry.tag(number, {f"evaluated_{exam}": artifact})
+    return tracking.numbers(scores)
+
+
+def _carry_out(registry: tracking.Registry, decision: Decision) -> None:
+    """Write the decision down, then move the aliases if it says so."""
+    stamp = decision.at.replace(":", "").replace(" ", "_")
+    record = {**asdict(decision), "reasons": decision.reasons()}
+    registry.log_json(decision.candidate, record, f"decisions/{stamp}_{decision.outcome}.json")
+    tags = _tags(decision.outcome, decision.at, "; ".join(decision.reasons()))
+    if decision.outcome == "promoted":
+        move(registry, decision.candidate, decision.champion, {decision.candidate: tags})
+    else:
+        registry.tag(decision.candidate, tags)
+
+
+def _tags(outcome: str, at: str, reason: str) -> dict[str, str]:
+    return {"decision": outcome, "decided_at": at, "decision_reason": reason[:2000]}
+
+
+def move(
+    registry: tracking.Registry, champion: str, previous: str | None, tags: Mapping[str, Mapping[str, str]]
+) -> None:
+    """Set both aliases and the versions' `tags`, so that a crash at any point is made good by `recover`."""
+    registry.set_tag(INTENT, json.dumps({"champion": champion, "previous": previous, "tags": tags}))
+    recover(registry)
+
+
+def recover(registry: tracking.Registry) -> bool:
+    """Complete a move that was begun; True if there was one. Steps that were done before are harmless to repeat."""
+    text = registry.tags().get(INTENT)
+    if not text:
+        return False
+    intent = json.loads(text)
+    if intent["previous"] is not None or "previous" in registry.aliases():
+        registry.set_alias("previous", intent["previous"])
+    registry.set_alias("champion", intent["champion"])
+    for number, values in intent["tags"].items():
+        registry.tag(number, values)
+    registry.set_tag(INTENT, None)
+    return True
+
+
+def rollback(params: Params, root: Path = Path()) -> tuple[str, str]:
+    """Swap `champion` and `previous`; (now serving, taken out). ValueError if there is nothing to go back to.
+
+    The version taken out is marked, so that no scheduled run promotes it again; a second rollback takes that back.
+    """
+    registry = tracking.Registry(params.register.name, root)
+    with _alone(root):
+        recover(registry)
+        aliases = registry.aliases()
+        if "previous" not in aliases or "champion" not in aliases:
+            raise ValueError(f"{registry.name} has no previous champion to go back to")
+        back, out, at = aliases["previous"], aliases["champion"], _now()
+        record = {"outcome": "rolled back", "now_serving": back, "taken_out": out, "at": at}
+        registry.log_json(out, record, f"decisions/{at.replace(':', '').replace(' ', '_')}_rolled_back.json")
+        tags = {
+            back: {**_tags("promoted", at, f"rollback from version {out}"), "rolled_back": ""},
+            out: {**_tags("rolled back", at, f"rollback to version {back}"), "rolled_back": at},
+        }
+        move(registry, back, out, tags)
+    return back, out
+
+
+def show(params: Params, root: Path = Path()) -> str:
+    """Versions, newest first, with aliases and decisions, as text."""
+    registry = tracking.Registry(params.register.name, root)
+    names: dict[str, list[str]] = {}
+    for alias, number in registry.aliases().items():
+        names.setdefault(number, []).append(alias)
+    lines = [f"{registry.name} at {tracking.public_uri(registry.uri)}"]
+    if INTENT in registry.tags():
+        lines.append("a promotion was interrupted; the next promote or rollback completes it")
+    for version in reversed(registry.versions()):
+        found = ", ".join(names.get(str(version.version), [])) or "-"
+        decision = f"{version.tags.get('decision', 'not judged')} {version.tags.get('decided_at', '')}".strip()
+        lines.append(f"  version {version.version}  {found}  {decision}")
+        if reason := version.tags.get("decision_reason"):
+            lines.append(f"      {reason}")
+    return "\n".join(lines)
+
+
+def _now() -> str:
+    return f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S}"
+
+
+def _alone(root: Path) -> Any:
+    """A lock, so that two commands on this machine never move aliases at once."""
+    from filelock import FileLock
+
+    (root / "work").mkdir(exist_ok=True)
+    return FileLock(root / "work" / "promote.lock", timeout=3600)
+
+
+def main(arguments: list[str]) -> int:
+    if arguments not in ([], ["--dry-run"], ["rollback"], ["show"]):
+        print("usage: python -m pipeline.promote [--dry-run | rollback | show]", file=sys.stderr)
+        return 2
+    params = settings.load_or_exit()
+    try:
+        if arguments == ["rollback"]:
+            print("version {} serves again; version {} was taken out".format(*rollback(params)))
+        elif arguments == ["show"]:
+            print(show(params))
+        else:
+            decision = promote(params, evaluator(params), dry_run=bool(arguments))
+            print(decision.table())
+            return int(decision.outcome == "refused")
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,107 @@
+"""Feature Disentanglement: the identity embedder (Eq. 1) and the attribute embedder (Eq. 2)."""
+
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from uniface.config import ModelConfig
+from uniface.layers import SLOPE, ActivatedConv, ResidualBlock, run
+
+
+class IdentityEmbedder(nn.Module):
+    """Image (B, 3, H, W) to the feature map F (B, C, H/8, W/8) and its features F^i. Sec. 3.1, Eq. 1.
+
+    F^i is a dict from stride to feature map: 1 is the first convolution, then one entry per halving.
+    """
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        size = config.image_size
+        self.coordinates = config.coordinates
+        self.from_rgb = ActivatedConv(5 if config.coordinates else 3, config.width(size), kernel=1)
+        sizes = [size >> k for k in range(config.octaves + 1)]
+        blocks = [ResidualBlock(config.width(a), config.width(b), sampling="down") for a, b in pairwise(sizes)]
+        channels = config.feature_channels
+        blocks += [ResidualBlock(channels, channels) for _ in range(config.identity_blocks)]
+        self.blocks = nn.ModuleList(blocks)
+        self.final = ActivatedConv(channels, channels)
+        self.octaves = config.octaves
+        self.checkpointing = False
+
+    def forward(self, image: Tensor) -> tuple[Tensor, dict[int, Tensor]]:
+        if self.coordinates:
+            image = torch.cat([image, _coordinates(image)], dim=1)  # (B, 5, H, W)
+        x = self.from_rgb(image)  # (B, width(H), H, W)
+        features = {1: x}
+        for number, block in enumerate(self.blocks, start=1):
+            x = run(block, x, checkpointing=self.checkpointing)
+            if number <= self.octaves:
+                features[2**number] = x  # (B, width(H / 2^i), H / 2^i, W / 2^i)
+        return self.final(x), features
+
+
+def _coordinates(image: Tensor) -> Tensor:
+    line = torch.linspace(-1, 1, image.shape[-1], device=image.device, dtype=image.dtype)
+    y, x = torch.meshgrid(line, line, indexing="ij")
+    return torch.stack([x, y]).expand(image.shape[0], -1, -1, -1)
+
+
+class AttributeEmbedder(nn.Module):
+    """Image (B, 3, H, W) to the attribute vector z_t (B, 512) and the FDF (B, 2, H/4, W/4) in (-1, 1). Sec. 3.1, Eq. 2.
+
+    The FDF's channel 0 moves along x (columns), channel 1 along y (rows); 2 is the whole width or height.
+    The layers are the released code's: halvings down to 1 x 1, then doublings up to H/4, without skips.
+    """
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        size = config.image_size
+        widths, channels = [], 3
+        self.down = nn.ModuleList()
+        while size > 1:
+            size //= 2
+            width = config.attribute_dim if size == 1 else config.attribute_width(size)
+            norm = _norm(config, width) if size > 1 else nn.Identity()
+            activation = nn.LeakyReLU(SLOPE) if size > 1 else nn.Identity()
+            self.down.append(nn.Sequential(nn.Conv2d(channels, width, 4, stride=2, padding=1), activation, norm))
+            widths.append(width)
+            channels = width
+        self.up = nn.ModuleList()
+        for width in reversed(widths[2:-1]):  # 2 x 2 up to H/8
+            self.up.append(nn.Sequential(nn.Conv2d(channels, width, 3, padding=1), _norm(config, width)))
+            channels = width
+        self.head = nn.Conv2d(channels, 2, 3, padding=1)
+        if config.fdf_identity_init:
+            nn.init.normal_(self.head.weight, std=1e-3)
+            nn.init.zeros_(self.head.bias)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        z_t = self.encode(image)
+        return z_t, self.decode(z_t)
+
+    def encode(self, image: Tensor) -> Tensor:
+        """z_t, (B, 512)."""
+        for layer in self.down:
+            image = layer(image)
+        return image.flatten(1)
+
+    def decode(self, z_t: Tensor) -> Tensor:
+        """The FDF of z_t, (B, 2, H/4, W/4), always float32: bfloat16 has too few digits for coordinates."""
+        x = z_t[:, :, None, None]  # (B, 512, 1, 1)
+        for layer in self.up:
+            x = layer(self.double(x))  # (B, width, 2R, 2R)
+        return torch.tanh(self.head(self.double(x)).float())
+
+    @staticmethod
+    def double(x: Tensor) -> Tensor:
+        """ReLU and bilinear enlargement by two, in front of every convolution of the decoder."""
+        return F.interpolate(F.relu(x), scale_factor=2.0, mode="bilinear", align_corners=False)
+
+
+def _norm(config: ModelConfig, channels: int) -> nn.Module:
+    if config.attribute_norm == "instance":
+        return nn.InstanceNorm2d(channels)
+    groups = next(n for n in (8, 4, 2, 1) if channels % n == 0)
+    return nn.GroupNorm(groups, channels)

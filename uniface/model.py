@@ -1,0 +1,213 @@
+"""UniFace: both tasks in one framework (Sec. 3.2), and its file format."""
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from uniface.config import ModelConfig
+from uniface.embedders import AttributeEmbedder, IdentityEmbedder
+from uniface.generator import Generator
+from uniface.transfer import AttributeTransfer, IdentityTransfer
+
+TOLERANCE = 1e-3  # how far outside [-1, 1] an image may be: rounding, not another range
+
+
+class Parts(NamedTuple):
+    """What a task computes on its way to the image, in the paper's names; None where a switch leaves the part out."""
+
+    image: Tensor  # (B, 3, H, W)
+    z_t: Tensor | None  # (B, 512)
+    fdf: Tensor | None  # (B, 2, H/4, W/4)
+    f_bar_s: Tensor  # (B, C, H/8, W/8), f_s in the target's pose
+    f_hat: Tensor  # (B, C, H/8, W/8), what the generator gets
+    attention: Tensor | None = None  # (B, N, N) from `explain` only: rows are tokens of f_r, columns of f_i
+
+
+class UniFace(nn.Module):
+    """Face reenactment and face swapping with shared embedders, transfers and generator. Sec. 3.2.
+
+    `source` gives the identity, `target` the attributes; both are float RGB (B, 3, H, W) in [-1, 1].
+    """
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.config = config
+        self.identity_embedder = IdentityEmbedder(config)
+        self.attribute_embedder = AttributeEmbedder(config) if config.use_attrt else None
+        self.attribute_transfer = AttributeTransfer(config) if config.use_attrt else None
+        self.identity_transfer = IdentityTransfer(config) if config.use_idt else None
+        self.generator = Generator(config)
+
+    def reenact(self, source: Tensor, target: Tensor, driver: Tensor | None = None) -> Tensor:
+        """The source's face with the target's pose and expression, (B, 3, H, W).
+
+        `driver`, if given, replaces the target at the attribute embedder: the augmented target in training.
+        Raises ValueError for images of another size, range, dtype, channel count or batch size.
+        """
+        self._check(source=source, target=target, driver=driver)
+        return self._reenact(source, target if driver is None else driver).image
+
+    def swap(self, source: Tensor, target: Tensor, driver: Tensor | None = None) -> Tensor:
+        """The target's picture with the source's identity, (B, 3, H, W). `driver` and errors as in `reenact`."""
+        self._check(source=source, target=target, driver=driver)
+        return self._swap(source, target, target if driver is None else driver).image
+
+    def forward(self, source: Tensor, target: Tensor, driver: Tensor | None = None, task: str = "reenact") -> Tensor:
+        """`reenact` or `swap` by name, for wrappers such as DistributedDataParallel that only call the module."""
+        return {"reenact": self.reenact, "swap": self.swap}[task](source, target, driver)
+
+    @torch.no_grad()
+    def explain(self, task: Literal["reenact", "swap"], source: Tensor, target: Tensor) -> Parts:
+        """The image with its FDF, features and attention, for pictures such as the paper's Fig. 8 and 9."""
+        self._check(source=source, target=target)
+        f, _ = self.identity_embedder(torch.cat([source, target]))
+        f_s, f_t = f.chunk(2)
+        if task == "reenact":
+            parts = self._reenact(source, target)
+            f_i, f_r = f_s, parts.f_bar_s
+        else:
+            parts = self._swap(source, target, target)
+            f_i, f_r = parts.f_bar_s, f_t
+        if self.identity_transfer is None:
+            return parts
+        return parts._replace(attention=self.identity_transfer.attention(f_i, f_r))
+
+    def _reenact(self, source: Tensor, driver: Tensor) -> Parts:
+        f_s, f_s_i = self.identity_embedder(source)  # Eq. 1
+        z_t, fdf = self._attributes(driver)  # Eq. 2
+        f_bar_s = self._align(f_s, fdf)  # Eq. 3
+        f_hat_s = self._transfer_identity(f_s, f_bar_s)  # Eq. 4 and 5 with F_i = f_s, F_r = f_bar_s
+        f_s_i = self._skips(f_s, f_s_i)
+        if self.config.skip_warped:
+            # Eq. 6 hands F_s^i to the generator. Unwarped, its texture would lie where the source's face was, not where
+            # f_hat_s now puts it, so the FDF moves it along (the released network adds F_s unwarped: a switch).
+            f_s_i = {stride: self._align(feature, fdf) for stride, feature in f_s_i.items()}
+        return Parts(self.generator(f_hat_s, f_s_i), z_t, fdf, f_bar_s, f_hat_s)
+
+    def _swap(self, source: Tensor, target: Tensor, driver: Tensor) -> Parts:
+        f, f_i = self.identity_embedder(torch.cat([source, target]))  # Eq. 1, both images in one batch
+        f_s, f_t = f.chunk(2)
+        z_t, fdf = self._attributes(driver)  # Eq. 2
+        f_bar_s = self._align(f_s, fdf)  # Eq. 3
+        f_hat_t = self._transfer_identity(f_bar_s, f_t)  # Eq. 4 and 5 with F_i = f_bar_s, F_r = f_t
+        f_t_i = self._skips(f_t, {stride: feature.chunk(2)[1] for stride, feature in f_i.items()})
+        return Parts(self.generator(f_hat_t, f_t_i), z_t, fdf, f_bar_s, f_hat_t)
+
+    def _attributes(self, driver: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        return (None, None) if self.attribute_embedder is None else self.attribute_embedder(driver)
+
+    def _align(self, feature: Tensor, fdf: Tensor | None) -> Tensor:
+        return feature if self.attribute_transfer is None else self.attribute_transfer(feature, fdf)
+
+    def _transfer_identity(self, f_i: Tensor, f_r: Tensor) -> Tensor:
+        return f_r if self.identity_transfer is None else self.identity_transfer(f_i, f_r)
+
+    def _skips(self, f: Tensor, f_i: dict[int, Tensor]) -> dict[int, Tensor]:
+        """The features that the generator uses, by stride."""
+        if self.config.skip == "none" or not self.skip_enabled:
+            return {}
+        if self.config.skip_features == "output":
+            return {self.config.feature_stride: f}
+        return {stride: f_i[stride] for stride in self.config.skip_strides}
+
+    @property
+    def skip_enabled(self) -> bool:
+        """Whether the generator uses its skips now. Switch it off at the start of training, see `StylemapResizer`."""
+        return self.generator.resizer.skip_enabled
+
+    @skip_enabled.setter
+    def skip_enabled(self, enabled: bool) -> None:
+        self.generator.resizer.skip_enabled = enabled
+
+    def set_checkpointing(self, enabled: bool) -> "UniFace":
+        """Recompute block activations in the backward pass: less memory, about a third more time, equal gradients."""
+        for module in self.modules():
+            if hasattr(module, "checkpointing"):
+                module.checkpointing = enabled
+        return self
+
+    def _check(self, **images: Tensor | None) -> None:
+        """Raise ValueError for bad images. The range costs a pass over the pixels: not while training or compiling."""
+        size = self.config.image_size
+        batches = {}
+        for name, image in images.items():
+            if image is None:
+                continue
+            if not isinstance(image, Tensor) or not image.is_floating_point():
+                found = image.dtype if isinstance(image, Tensor) else type(image).__name__
+                raise ValueError(f"{name} must be a float tensor in [-1, 1], got {found}: see uniface.images.to_tensor")
+            if image.ndim != 4 or image.shape[1] != 3:
+                raise ValueError(f"{name} must be RGB of shape (B, 3, {size}, {size}), got {tuple(image.shape)}")
+            if image.shape[-2:] != (size, size):
+                found = f"{image.shape[-2]} x {image.shape[-1]}"
+                raise ValueError(f"{name} must be {size} x {size} pixels, got {found}: see uniface.images.resize")
+            if not self.training and not torch.compiler.is_compiling():
+                low, high = (v.item() for v in torch.aminmax(image.detach())) if image.numel() else (0.0, 0.0)
+                if not (low >= -1 - TOLERANCE and high <= 1 + TOLERANCE):  # also false for NaN
+                    raise ValueError(f"{name} must be in [-1, 1], got values from {low:.4g} to {high:.4g}")
+            batches[name] = image.shape[0]
+        if 0 in batches.values() or len(set(batches.values())) > 1:
+            found = ", ".join(f"{name} {n}" for name, n in batches.items())
+            raise ValueError(f"images must come in batches of the same size, at least 1, got {found}")
+
+    def save(self, path: str | Path, extra: dict[str, Any] | None = None) -> None:
+        """Write all weights as safetensors with the config, and `extra` (JSON values), as metadata; atomically."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        metadata = {"format": "uniface", "config": json.dumps(dataclasses.asdict(self.config))}
+        metadata["extra"] = json.dumps(extra or {})
+        state = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            save_file(state, temporary, metadata=metadata)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, path: str | Path, device: str | torch.device = "cpu", **overrides: Any) -> "UniFace":
+        """The model that `save` wrote, in eval mode, on `device`.
+
+        `overrides` replace fields of its config. Weights that only the overrides need must be zero-initialised skips:
+        `UniFace.load(path, skip="zero_init")` adds the skip to a model trained without, and it paints the same picture.
+        Raises FileNotFoundError, or ValueError if the file is no UniFace model or does not fit its config.
+        """
+        config, _ = read_metadata(path)
+        model = cls(dataclasses.replace(config, **overrides))
+        with safe_open(path, framework="pt") as file:
+            state = {name: file.get_tensor(name) for name in file.offset_keys()}
+        try:
+            missing, unexpected = model.load_state_dict(state, strict=False)
+        except RuntimeError as error:
+            raise ValueError(f"{path} does not fit its own config: {error}") from error
+        missing = [name for name in missing if not name.startswith("generator.resizer.skips.")]
+        if missing or unexpected:
+            raise ValueError(f"{path} does not fit its config: missing {missing[:5]}, not known {unexpected[:5]}")
+        return model.to(device).eval()
+
+
+def read_metadata(path: str | Path) -> tuple[ModelConfig, dict[str, Any]]:
+    """The config and the extra values inside a model file. Errors as in `UniFace.load`."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} not found: train it with dvc repro, or fetch it with dvc pull")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+    except SafetensorError as error:
+        raise ValueError(f"{path} is no safetensors file: {error}") from error
+    if metadata.get("format") != "uniface":
+        raise ValueError(f"{path} is no UniFace model: for a released checkpoint use python -m uniface import")
+    values = json.loads(metadata["config"])
+    known = {field.name for field in dataclasses.fields(ModelConfig)}
+    if set(values) - known:
+        raise ValueError(f"{path} has config keys that this version does not know: {sorted(set(values) - known)}")
+    values = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+    return ModelConfig(**values), json.loads(metadata.get("extra", "{}"))

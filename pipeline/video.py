@@ -92,10 +92,14 @@ def _length(container: av.container.InputContainer, stream: av.video.stream.Vide
     return round((container.duration or 0) / av.time_base * _rate(stream))
 
 
-def rgb(frame: av.VideoFrame) -> np.ndarray:
-    """A decoded frame as uint8 RGB (H, W, 3), upright; any pixel format and depth."""
-    picture = frame.to_ndarray(format="rgb24")
+def rgb(frame: av.VideoFrame, height: int | None = None) -> np.ndarray:
+    """A decoded frame as uint8 RGB (H, W, 3), upright; any pixel format and depth; at most `height` rows if given."""
     turns = round(frame.rotation / 90) % 4  # counterclockwise
+    rows = frame.width if turns % 2 else frame.height
+    if height is not None and rows > height:
+        width, tall = (max(1, round(side * height / rows)) for side in (frame.width, frame.height))
+        frame = frame.reformat(width, tall, "rgb24", interpolation="AREA")
+    picture = frame.to_ndarray(format="rgb24")
     return np.ascontiguousarray(np.rot90(picture, turns)) if turns else picture
 
 
@@ -199,7 +203,7 @@ class Encoder:
 
     def __init__(self, size: int, gop: int, crf: int):
         self._buffer = io.BytesIO()
-        self._container = av.open(self._buffer, "w", format="mp4", options={"movflags": "+faststart"})
+        self._container = av.open(self._buffer, "w", format="mp4")
         self._stream = self._container.add_stream("libx264", rate=FPS)
         self._stream.width = self._stream.height = size
         self._stream.pix_fmt = "yuv420p"

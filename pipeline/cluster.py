@@ -1,0 +1,117 @@
+"""Ray, in one place: joining this machine or a cluster, and spreading independent tasks over workers that may die.
+
+`RAY_ADDRESS` in the environment means a cluster; without it Ray runs inside this machine for as long as the process
+does. With one worker nothing of Ray is loaded.
+"""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from pipeline.params import ComputeParams
+
+ATTEMPTS = 3
+"""How often a task is tried that takes its worker down with it."""
+
+
+class WorkerDied(RuntimeError):
+    """Stands for the result of a task whose worker died `ATTEMPTS` times; the message is the last death's reason."""
+
+
+def connect(compute: ComputeParams) -> None:
+    """Join the cluster of `RAY_ADDRESS`, or start Ray on this machine; does nothing if that happened before.
+
+    Raises ConnectionError if the cluster does not answer.
+    """
+    import ray
+
+    if ray.is_initialized():
+        return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    address = os.environ.get("RAY_ADDRESS", "local")
+    here = {}
+    if address == "local":  # named, or a stale cluster file would capture this run
+        cores = os.cpu_count() or 1
+        # never fewer than what is asked for: workers that wait for a core that no one has would wait for ever
+        here = {
+            "num_cpus": max(cores, compute.crop_workers, compute.workers * compute.cpus_per_worker),
+            "include_dashboard": False,
+        }
+    ray.init(address=address, logging_level="ERROR", log_to_driver=False, **here)
+
+
+def fan_out(
+    make_worker: Callable[[], Callable[[Any], Any]],
+    tasks: Iterable[Any],
+    workers: int,
+    compute: ComputeParams,
+) -> Iterator[tuple[Any, Any]]:
+    """(task, result) for every task, in the order they finish; with one worker in the order of `tasks`.
+
+    `make_worker()` runs once in each worker and gives the function of one task. Each worker has one core. Tasks are
+    drawn only as workers come free, so the iterable may be endless and large. When a worker dies, its task is given to
+    a new one; the `ATTEMPTS`th death gives a `WorkerDied` as the result. What the function raises is raised here.
+    `workers` 0 means every core of the cluster.
+    """
+    if workers == 1:
+        work = make_worker()
+        for task in tasks:
+            yield task, work(task)
+        return
+    connect(compute)
+    import ray
+
+    if workers == 0:
+        workers = max(1, int(ray.cluster_resources().get("CPU", 1)))
+    yield from _fan_out(make_worker, iter(tasks), workers)
+
+
+def _fan_out(make_worker: Callable, tasks: Iterator[Any], workers: int) -> Iterator[tuple[Any, Any]]:
+    import ray
+
+    actor_class = ray.remote(num_cpus=1)(_Worker)
+    again: deque[tuple[Any, int]] = deque()
+    busy: dict[Any, tuple[Any, Any, int]] = {}  # result -> actor, task, attempt
+    idle: list[Any] = []
+    try:
+        while True:
+            while len(busy) < workers:
+                task, attempt = again.popleft() if again else (next(tasks, _END), 1)
+                if task is _END:
+                    break
+                actor = idle.pop() if idle else actor_class.remote(make_worker)
+                busy[actor.run.remote(task)] = actor, task, attempt
+            if not busy:
+                return
+            for reference in ray.wait(list(busy), num_returns=1)[0]:
+                actor, task, attempt = busy.pop(reference)
+                try:
+                    result = ray.get(reference)
+                except ray.exceptions.RayTaskError as error:
+                    raise error.as_instanceof_cause() from None
+                except ray.exceptions.RayActorError as error:
+                    if attempt < ATTEMPTS:
+                        again.append((task, attempt + 1))
+                        continue
+                    result = WorkerDied(f"the worker died {attempt} times: {str(error).splitlines()[0]}")
+                else:
+                    idle.append(actor)
+                yield task, result
+    finally:
+        for actor in [*idle, *(actor for actor, _, _ in busy.values())]:
+            ray.kill(actor)
+
+
+_END = object()
+
+
+class _Worker:
+    """The actor: makes its function once, then runs tasks."""
+
+    def __init__(self, make_worker: Callable[[], Callable]):
+        self._work = make_worker()
+
+    def run(self, task: Any) -> Any:
+        return self._work(task)

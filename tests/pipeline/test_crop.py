@@ -1,0 +1,385 @@
+"""From videos and annotations to shards: what is cut, what every broken input becomes, and stopping in between."""
+
+import dataclasses
+import json
+import multiprocessing
+import os
+import signal
+import time
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from drawn_videos import GREEN, GreenDetector, annotation, face_video, picture, write_video
+
+from pipeline import clips, fomm, params, schemas
+from pipeline.annotations import Annotations, Crop, read_metadata
+from pipeline.clips import Job, crop_video
+from pipeline.crop import crop
+from pipeline.params import CropParams
+from uniface.data import read_frames
+from uniface.tables import read_table
+
+PARAMS = CropParams(
+    min_frames=20,
+    max_frames=1024,
+    min_size=32,
+    iou_with_initial=0.25,
+    increase=0.1,
+    max_gap=0,
+    detect_height=120,
+    gop=8,
+    crf=16,
+    clips_per_shard=3,
+)
+ROOT = Path(__file__).resolve().parents[2]
+ONE = dataclasses.replace(params.load(ROOT / "params.yaml").compute, crop_workers=1)
+SIZE = 32
+
+
+def job(path, texts=None, crops=()):
+    return Job("id00012", "vid", "train", str(path), texts or {}, tuple(crops))
+
+
+def run(path, texts=None, crops=(), **changes):
+    settings = dataclasses.replace(PARAMS, **changes)
+    return crop_video(job(path, texts, crops), SIZE, settings, GreenDetector())
+
+
+def text(frames, **options):
+    return annotation("id00012", "vid", frames, **options)
+
+
+def summary(found):
+    return [(c.utterance, c.chunk, c.start, c.end, c.status) for c in found]
+
+
+def test_annotated_utterances_are_cut_where_the_detector_agrees(tmp_path):
+    path = face_video(tmp_path / "v.mp4", 80)
+    found = run(path, {"00001": text(range(5, 45)), "00002": text(range(50, 80))})
+    assert summary(found) == [("00001", 0, 5, 45, "kept"), ("00002", 0, 50, 80, "kept")]
+    box = fomm.enlarge((50, 30, 98, 78), 0.1)
+    assert found[0].box == pytest.approx(box, abs=1)
+    (frame,) = read_frames(found[0].video, [39])
+    assert frame.shape == (SIZE, SIZE, 3)
+    inside = frame[SIZE // 2 - 8 : SIZE // 2 + 8, SIZE // 2 - 8 : SIZE // 2 + 8]
+    assert abs(inside.reshape(-1, 3).mean(0) - GREEN).max() < 12
+    assert frame[1, 1, 0] > 60  # the margin shows the background
+    with pytest.raises(ValueError, match="decode"):
+        read_frames(found[0].video, [40])
+
+
+def test_stored_clips_are_h264_at_25_fps_with_short_closed_groups(tmp_path):
+    (clip,) = run(face_video(tmp_path / "v.mp4", 40), {"00001": text(range(40))})
+    (tmp_path / "c.mp4").write_bytes(clip.video)
+    with av.open(str(tmp_path / "c.mp4")) as container:
+        stream = container.streams.video[0]
+        assert (stream.codec_context.name, stream.pix_fmt, stream.average_rate) == ("h264", "yuv420p", 25)
+        keys = [k for k, frame in enumerate(container.decode(stream)) if frame.key_frame]
+    assert keys == [0, 8, 16, 24, 32]
+
+
+def test_pixels_equal_the_resized_crop_of_the_source_frame(tmp_path):
+    rng = np.random.default_rng(0)
+    grey = np.kron(rng.integers(60, 200, (6, 8, 1)), np.ones((20, 20, 3))).astype(np.uint8)  # 4:2:0 blurs colour
+    path = write_video(tmp_path / "v.mp4", 30, lambda k: grey)
+    (clip,) = run(path, crops=[Crop(0, 30, (10, 10, 106, 106), 160, 120)], crf=1)
+    from skimage.transform import resize
+
+    source = read_frames(path, [3])[0][10:106, 10:106]
+    expected = resize(source, (SIZE, SIZE), anti_aliasing=True) * 255
+    error = np.mean((read_frames(clip.video, [3])[0] - expected) ** 2)
+    assert 10 * np.log10(255**2 / error) > 45
+
+
+def test_a_missed_frame_splits_and_is_told(tmp_path):
+    path = write_video(
+        tmp_path / "v.mp4", 61, lambda k: picture((120, 160), None if k == 30 else (50, 30, 98, 78)), gop=1
+    )
+    found = run(path, {"00001": text(range(61))})
+    assert summary(found) == [
+        ("00001", 0, 0, 30, "kept"),
+        ("00001", 1, 30, 31, "no_face"),
+        ("00001", 2, 31, 61, "kept"),
+    ]
+    bridged = run(path, {"00001": text(range(61))}, max_gap=1)
+    assert summary(bridged) == [("00001", 0, 0, 61, "kept")]
+
+
+def test_other_rates_come_to_the_25_fps_timeline(tmp_path):
+    """A mark moves with time: at 50, 30 and a variable rate the same frame numbers show the same places."""
+
+    def moving(rate):
+        return lambda k: picture((120, 160), (20 + round(k / rate * 10), 30, 68 + round(k / rate * 10), 78))
+
+    texts = {"00001": text(range(0, 50), box=(20, 30, 68, 78))}
+    fifty = run(write_video(tmp_path / "50.mp4", 100, moving(50), rate=50), texts)
+    thirty = run(write_video(tmp_path / "30.mp4", 60, moving(30), rate=30), texts)
+    times = sorted({*range(0, 30, 3), *range(30, 60)})  # 10 fps, then 30
+    variable = write_video(tmp_path / "v.mp4", len(times), lambda k: moving(30)(times[k]), rate=30, times=times)
+    for found in (fifty, thirty, run(variable, texts)):
+        assert summary(found) == [("00001", 0, 0, 50, "kept")]
+        assert found[0].box == pytest.approx(fifty[0].box, abs=2)
+
+
+def test_videos_without_annotations_follow_the_face(tmp_path):
+    (clip,) = run(face_video(tmp_path / "v.mp4", 40))
+    assert summary([clip]) == [(clips.WHOLE, 0, 0, 40, "kept")]
+
+
+def test_given_boxes_need_no_detector_and_scale_with_the_video(tmp_path):
+    path = face_video(tmp_path / "v.mp4", 60)
+    crops = (Crop(10, 40, (90, 50, 210, 170), 320, 240), Crop(40, 100, (100, 60, 190, 160), 320, 240))
+    found = crop_video(job(path, crops=crops), SIZE, PARAMS, None)
+    assert summary(found) == [("000010", 0, 10, 40, "kept"), ("000040", 0, 40, 60, "kept")]
+    assert found[0].box == (45, 25, 105, 85)
+    assert found[1].box == (48, 30, 98, 80)  # grown to a square about its centre, not squashed
+    assert len(read_frames(found[0].video, range(30))) == 30
+
+
+def test_clips_that_others_cropped_are_taken_frame_by_frame(tmp_path):
+    folder = tmp_path / "vid"
+    face_video(folder / "00001.mp4", 30, size=(64, 64), box=(8, 8, 56, 56))
+    face_video(folder / "00002#003.mp4", 50, size=(64, 96), box=(8, 8, 56, 56), rate=10)  # FOMM's claim 10 fps
+    face_video(folder / "00003.mp4", 5, size=(64, 64), box=(8, 8, 56, 56))
+    found = crop_video(job(folder), SIZE, dataclasses.replace(PARAMS, max_frames=30), None)
+    assert summary(found) == [
+        ("00001", 0, 0, 30, "kept"),
+        ("00002", 3, 0, 30, "kept"),
+        ("00002", 4, 30, 50, "kept"),
+        ("00003", 0, 0, 5, "short"),
+    ]
+    assert found[1].box == (16, 0, 80, 64)
+
+
+# --- broken inputs: each ends in a row with a reason, nothing raises -----------------------------------------------
+
+
+def turned(path: Path) -> Path:
+    """The same file with a display matrix that turns it by a quarter."""
+    data = bytearray(path.read_bytes())
+    quarter = b"".join(v.to_bytes(4, "big", signed=True) for v in (0, 1 << 16, 0, -(1 << 16), 0, 0, 0, 0, 1 << 30))
+    at = data.index((1 << 16).to_bytes(4, "big") + bytes(12) + (1 << 16).to_bytes(4, "big"), data.index(b"tkhd"))
+    data[at : at + 36] = quarter
+    path.write_bytes(bytes(data))
+    return path
+
+
+def audio_only(path: Path) -> Path:
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", rate=16000)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 16000), np.float32), format="fltp", layout="mono")
+        frame.sample_rate = 16000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+def only_reason(found, status):
+    (clip,) = found
+    assert clip.status == status and clip.reason and clip.video is None
+    return clip.reason
+
+
+def test_files_that_are_no_videos(tmp_path):
+    (tmp_path / "zero.mp4").write_bytes(b"")
+    (tmp_path / "junk.mp4").write_bytes(bytes(range(256)) * 40)
+    texts = {"00001": text(range(40))}
+    assert "not a video" in only_reason(run(tmp_path / "zero.mp4", texts), "corrupt")
+    assert only_reason(run(tmp_path / "junk.mp4", texts), "corrupt")
+    assert "no video" in only_reason(run(tmp_path / "gone.mp4", texts), "corrupt")
+    assert "no video stream" in only_reason(run(audio_only(tmp_path / "a.mp4"), texts), "corrupt")
+
+
+def test_a_truncated_file_keeps_what_is_whole(tmp_path):
+    whole = face_video(tmp_path / "whole.mkv", 150, gop=10)
+    cut = tmp_path / "cut.mkv"
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size * 6 // 10])
+    found = run(cut, {"00001": text(range(0, 40)), "00002": text(range(60, 150))})
+    assert summary(found)[0] == ("00001", 0, 0, 40, "kept")
+    assert found[-1].status == "corrupt" and "frame" in found[-1].reason
+    header_lost = tmp_path / "cut.mp4"
+    mp4 = face_video(tmp_path / "whole.mp4", 150)
+    header_lost.write_bytes(mp4.read_bytes()[: mp4.stat().st_size // 2])
+    assert "not a video" in only_reason(run(header_lost, {"00001": text(range(40))}), "corrupt")
+
+
+def test_rotated_ten_bit_and_odd_sized(tmp_path):
+    upright = turned(face_video(tmp_path / "r.mp4", 30, size=(160, 120), box=(30, 50, 78, 98)))
+    texts = {"00001": text(range(30), box=(62, 30, 110, 78))}
+    (clip,) = run(upright, texts)
+    assert clip.status == "kept" and (clip.width, clip.height) == (160, 120)
+    middle = read_frames(clip.video, [0])[0][8:24, 8:24].reshape(-1, 3).mean(0)
+    assert abs(middle - GREEN).max() < 15
+    texts = {"00001": text(range(30))}
+    assert run(face_video(tmp_path / "t.mp4", 30, pix_fmt="yuv420p10le"), texts)[0].status == "kept"
+    odd = face_video(tmp_path / "o.mp4", 30, size=(121, 161), pix_fmt="yuv444p")
+    (clip,) = run(odd, texts)
+    assert clip.status == "kept" and (clip.width, clip.height) == (161, 121)
+
+
+def test_annotations_that_are_too_long_wrong_or_elsewhere(tmp_path):
+    path = face_video(tmp_path / "v.mp4", 50)
+    found = run(path, {"00001": text(range(20, 90)), "00002": text(range(200, 260)), "00003": "rubbish"})
+    assert summary(found) == [
+        ("00001", 0, 20, 50, "kept"),
+        ("00001", 1, 50, 90, "short"),
+        ("00002", 0, 200, 260, "short"),
+        ("00003", 0, 0, 0, "corrupt"),
+    ]
+    assert "line 7" in found[-1].reason
+    nothing = run(write_video(tmp_path / "n.mp4", 30, lambda k: picture((120, 160))), {"00001": text(range(30))})
+    assert "no face" in only_reason(nothing, "no_face")
+
+
+# --- the stage -----------------------------------------------------------------------------------------------------
+
+
+def lay_out(root: Path, videos: dict[str, str], broken: str = "") -> Path:
+    """`data` as the stages before leave it: a drawn video of 60 frames and two utterances for each name."""
+    import zipfile
+
+    data = root / "data"
+    rows = []
+    (data / "annotations").mkdir(parents=True)
+    with zipfile.ZipFile(data / "annotations" / "txt.zip", "w") as archive:
+        for index, (name, split) in enumerate(videos.items()):
+            person = f"id0000{index // 2}"
+            path = data / "videos" / person / f"{name}.mp4"
+            if name == broken:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(b"")
+            else:
+                left = 40 + index
+                face_video(path, 60, box=(left, 30, left + 48, 78))
+                for utterance, frames in (("00001", range(0, 30)), ("00007", range(32, 60))):
+                    body = annotation(person, name, frames, box=(left, 30, left + 48, 78))
+                    archive.writestr(f"txt/{person}/{name}/{utterance}.txt", body)
+            rows.append(row(person, name, split, path.relative_to(data)))
+    rows.append(row("id00009", "gone", "train", None) | {"status": "unavailable", "reason": "private", "sha256": None})
+    schemas.write(data / "videos.parquet", rows, schemas.VIDEOS)
+    return data
+
+
+def row(person, name, split, path):
+    return {
+        "video_id": name,
+        "person_id": person,
+        "split": split,
+        "status": "ok",
+        "reason": None,
+        "path": path and path.as_posix(),
+        "width": 160,
+        "height": 120,
+        "fps": 25.0,
+        "frames": 60,
+        "sha256": f"sha of {name}",
+        "tried_at": None,
+    }
+
+
+VIDEOS = {"-first": "train", "b": "train", "c": "test", "d": "train", "e.f": "train"}
+
+
+def run_stage(data, root, **changes):
+    settings = dataclasses.replace(PARAMS, **changes)
+    return crop(data, root / "reports", SIZE, settings, ONE, root / "work", GreenDetector)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in sorted(folder.iterdir())}
+
+
+def test_the_stage_writes_shards_index_report_and_picture(tmp_path):
+    data = lay_out(tmp_path, VIDEOS, broken="d")
+    report = run_stage(data, tmp_path)
+    assert report == json.loads((tmp_path / "reports" / "clips.json").read_text())
+    assert (report["candidates"], report["kept"], report["corrupt"]) == (9, 8, 1)
+    assert report["videos"] == {"ok": 5, "unavailable": 1, "failed": 0}
+    assert report["splits"] == {"test": {"kept": 2, "persons": 1}, "train": {"kept": 6, "persons": 2}}
+    assert (tmp_path / "reports" / "clips.png").stat().st_size > 5000
+    names = sorted(p.name for p in (data / "clips").iterdir())
+    assert names == [
+        "index.parquet",
+        "test-00000.parquet",
+        "train-00000.parquet",
+        "train-00001.parquet",
+        "vox-metadata.csv",
+    ]
+    index = read_table(data / "clips" / "index.parquet", "clip_index").to_pylist()
+    assert len(index) == 9
+    for entry in (entry for entry in index if entry["status"] == "kept"):
+        stored = read_table(data / "clips" / entry["shard"], "clips").to_pylist()[entry["row"]]
+        same = ("person_id", "video_id", "utterance", "chunk", "start", "end", "frames", "box")
+        assert {name: stored[name] for name in same} == {name: entry[name] for name in same}
+        assert len(read_frames(stored["video"], range(stored["frames"]))) == stored["frames"]
+    (lost,) = [entry for entry in index if entry["status"] == "corrupt"]
+    assert lost["video_id"] == "d" and "not a video" in lost["reason"] and lost["shard"] is None
+
+
+def test_the_written_metadata_crops_the_same_clips_without_a_detector(tmp_path):
+    data = lay_out(tmp_path, {"a": "train"})
+    run_stage(data, tmp_path)
+    written = list(read_metadata(data / "clips" / "vox-metadata.csv"))
+    given = Annotations(data / "clips" / "vox-metadata.csv").crops("id00000", "a")
+    assert [w[3] for w in written] == given and len(given) == 2
+    again = crop_video(job(data / "videos/id00000/a.mp4", crops=given), SIZE, PARAMS, None)
+    stored = read_table(data / "clips" / "train-00000.parquet", "clips").to_pylist()
+    assert [clip.video for clip in again] == [entry["video"] for entry in stored]
+
+
+def test_a_second_run_makes_nothing_again_and_a_new_video_costs_only_itself(tmp_path, monkeypatch):
+    data = lay_out(tmp_path, VIDEOS)
+    run_stage(data, tmp_path)
+    before = contents(data / "clips")
+    made = []
+    monkeypatch.setattr(
+        "pipeline.crop.crop_video", lambda job, *rest: made.append(job.video_id) or crop_video(job, *rest)
+    )
+    run_stage(data, tmp_path)
+    assert made == [] and contents(data / "clips") == before
+    rows = read_table(data / "videos.parquet", "videos").to_pylist()
+    rows[1]["sha256"] = "another"
+    schemas.write(data / "videos.parquet", rows, schemas.VIDEOS)
+    run_stage(data, tmp_path)
+    assert made == ["b"] and contents(data / "clips") == before
+    run_stage(data, tmp_path, clips_per_shard=2)
+    assert made == ["b"] and "train-00003.parquet" in contents(data / "clips")
+    run_stage(data, tmp_path, crf=30)
+    assert len(made) == 1 + len(VIDEOS)
+
+
+def test_missing_inputs_say_what_to_do(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"videos\.parquet"):
+        run_stage(tmp_path / "data", tmp_path)
+
+
+def crop_slowly(*args):
+    found = crop_video(*args)
+    time.sleep(0.3)
+    return found
+
+
+def test_killed_in_the_middle_goes_on_to_the_same_end(tmp_path, monkeypatch):
+    data = lay_out(tmp_path, VIDEOS)
+    monkeypatch.setattr("pipeline.crop.crop_video", crop_slowly)
+    process = multiprocessing.get_context("fork").Process(target=run_stage, args=(data, tmp_path))
+    process.start()
+    results = tmp_path / "work"
+    deadline = time.monotonic() + 60
+    while len(list(results.rglob("*/videos/*/*.json"))) < 2:
+        assert process.is_alive() and time.monotonic() < deadline
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    monkeypatch.undo()
+    assert not (data / "clips").exists()
+    made = {p: p.stat().st_mtime_ns for p in results.rglob("*/videos/*/*.json")}
+    assert 2 <= len(made) < len(VIDEOS)
+    run_stage(data, tmp_path)
+    assert {p: p.stat().st_mtime_ns for p in made} == made
+    after = contents(data / "clips")
+    untouched = lay_out(tmp_path / "again", VIDEOS)
+    run_stage(untouched, tmp_path / "again")
+    assert contents(untouched / "clips") == after

@@ -15,7 +15,6 @@ import os
 import pickle
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -25,29 +24,10 @@ from torch import nn
 
 from uniface import losses
 from uniface.config import TrainConfig
+from uniface.objective import Batch, Frozen, Objective, Values
 
-Batch = dict[str, torch.Tensor]
-Values = dict[str, torch.Tensor]
 TASKS = ("reenactment", "swapping")
 FORMAT = "uniface-training-1"
-
-
-@dataclass(frozen=True)
-class Frozen:
-    """The frozen nets that losses look through (uniface/backbones.py); None where no loss needs one."""
-
-    recogniser: nn.Module | None = None  # L_id: images -> (B, D)
-    perceptual: nn.Module | None = None  # L_p, L_ctx: images -> feature maps
-    channels: list[torch.Tensor] | None = None  # LPIPS's learnt weights of those maps
-    regressor: nn.Module | None = None  # the extra `attribute`: images -> (B, K)
-
-    def require(self, config: TrainConfig) -> None:
-        """ValueError if a loss has a weight but not its net."""
-        weights = config.weights
-        needs = {"recogniser": weights.identity, "perceptual": weights.perceptual or weights.contextual}
-        for name, weight in (needs | {"regressor": weights.attribute}).items():
-            if weight and getattr(self, name) is None:
-                raise ValueError(f"a loss with weight {weight} needs the frozen {name}: run the stage `weights` first")
 
 
 class Trainer:
@@ -68,12 +48,9 @@ class Trainer:
     ):
         if task not in TASKS:
             raise ValueError(f"task {task!r} is neither of {TASKS}")
-        frozen.require(config)
+        self.objective = Objective(frozen, config, device)
         self.task, self.config, self.device = task, config, torch.device(device)
         self.model, self.discriminator = (self._place(net).train() for net in (model, discriminator))
-        nets = (frozen.recogniser, frozen.perceptual, frozen.regressor)
-        self.recogniser, self.perceptual, self.regressor = (net and self._place(net) for net in nets)
-        self.channels = frozen.channels and [weight.to(self.device) for weight in frozen.channels]
         self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
         self.step = 0  # iterations done
         self.skipped = 0  # iterations of which an update was left out because something was not finite
@@ -151,54 +128,19 @@ class Trainer:
     def generator_step(self, parts: list[Batch], fakes: list[torch.Tensor] | None = None) -> Values:
         """One update of everything but the discriminator. `fakes`: generated images with their graph, if at hand."""
         self.discriminator.requires_grad_(False)
-        total: Values = {}
+        weights, total = self.config.weights, {}
         for i, part in enumerate(parts):
             fake = fakes[i] if fakes else self.generate(part)
             with self._autocast():
-                values = self.generator_losses(part, fake)
-            weights = self.config.weights
+                values = self.objective(part, fake)
+                if weights.adversarial:
+                    values["adversarial"] = losses.adversarial(self._judge(fake))
             loss = sum(getattr(weights, name) * value for name, value in values.items()) / len(parts)
             loss.backward()
             for name, value in values.items():
                 total[name] = total.get(name, 0) + value.detach() / len(parts)
         self._update(self.optimiser, total)
         return total
-
-    def generator_losses(self, batch: Batch, fake: torch.Tensor) -> Values:
-        """The losses with a weight, unweighted, by their names in `LossWeights` (Eq. 7 and the extras)."""
-        weights, target = self.config.weights, batch["target"]
-        same = batch["same"].float() if "same" in batch else target.new_ones(len(target))
-        values: Values = {}
-        if weights.adversarial:
-            values["adversarial"] = losses.adversarial(self._judge(fake))
-        if weights.reconstruction:
-            values["reconstruction"] = losses.reconstruction(fake, target, same)
-        if weights.perceptual or weights.contextual:
-            with torch.no_grad():
-                wanted = self.perceptual(target)
-            maps = self.perceptual(fake)
-            if weights.perceptual:
-                values["perceptual"] = losses.perceptual(maps, wanted, self.channels)
-            if weights.contextual:
-                chosen = [(maps[i], wanted[i]) for i in self.config.contextual_maps]
-                values["contextual"] = sum(losses.contextual(a, b) for a, b in chosen)
-        if weights.identity:
-            with torch.no_grad():
-                wanted = self.recogniser(batch["source"])
-            values["identity"] = losses.identity(wanted, self.recogniser(fake))
-        if weights.attribute:
-            with torch.no_grad():
-                wanted = self.regressor(target)
-            values["attribute"] = (self.regressor(fake) - wanted).float().square().mean()
-        if weights.absolute:
-            values["absolute"] = losses.absolute(fake, target, same)
-        if weights.edges:
-            values["edges"] = losses.edges(fake, target, same)
-        if weights.colour:
-            values["colour"] = losses.colour(fake, target, 1 - same)
-        if weights.border:
-            values["border"] = losses.border(fake, target, 1 - same)
-        return values
 
     def _parts(self, batch: Batch) -> list[Batch]:
         count = self.config.accumulate

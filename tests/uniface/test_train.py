@@ -11,6 +11,7 @@ from torch import nn
 
 from uniface import train as loop
 from uniface.config import LossWeights, TrainConfig
+from uniface.objective import Frozen
 
 SIZE = 16
 WEIGHTS = LossWeights(
@@ -93,12 +94,12 @@ class Vector(Maps):
         return F.normalize(super().forward(images)[1].mean((2, 3)), dim=1)
 
 
-def frozen() -> loop.Frozen:
+def frozen() -> Frozen:
     torch.manual_seed(7)
     nets = [Vector(), Maps(), Vector()]
     for net in nets:
         net.eval().requires_grad_(False)
-    return loop.Frozen(recogniser=nets[0], perceptual=nets[1], regressor=nets[2])
+    return Frozen(recogniser=nets[0], perceptual=nets[1], regressor=nets[2])
 
 
 def trainer(config: TrainConfig = CONFIG, task: str = "swapping") -> loop.Trainer:
@@ -367,13 +368,13 @@ def test_weights_of_zero_compute_nothing():
         CONFIG, weights=LossWeights(**dict.fromkeys(dataclasses.asdict(WEIGHTS), 0.0) | {"reconstruction": 1.0})
     )
     torch.manual_seed(0)
-    mine = loop.Trainer("swapping", Small(), Critic(), loop.Frozen(), config)
+    mine = loop.Trainer("swapping", Small(), Critic(), Frozen(), config)
     assert mine.train_step(next(batches())).keys() == {"reconstruction"}
 
 
 def test_a_loss_without_its_net_is_refused():
     with pytest.raises(ValueError, match="needs the frozen recogniser"):
-        loop.Trainer("swapping", Small(), Critic(), loop.Frozen(), CONFIG)
+        loop.Trainer("swapping", Small(), Critic(), Frozen(), CONFIG)
 
 
 def test_rates_rise_stay_and_fall():

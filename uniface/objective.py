@@ -1,0 +1,85 @@
+"""The generator's objective, Eq. 7: which losses count and which frozen networks they look through."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from uniface import losses
+from uniface.config import TrainConfig
+
+Batch = dict[str, torch.Tensor]
+Values = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """The nets that losses look through (uniface/backbones.py); None where no loss with a weight needs one."""
+
+    recogniser: nn.Module | None = None  # L_id: images -> (B, D)
+    perceptual: nn.Module | None = None  # L_p: images -> feature maps
+    channels: list[torch.Tensor] | None = None  # LPIPS's learnt weights of those maps
+    contextual: nn.Module | None = None  # L_ctx: images -> feature maps; without it, the perceptual net's
+    regressor: nn.Module | None = None  # the extra `attribute`: images -> (B, K)
+
+    def require(self, config: TrainConfig) -> None:
+        """ValueError if a loss has a weight but not its net."""
+        weights = config.weights
+        maps = weights.perceptual or (self.contextual is None and weights.contextual)
+        needs = {"recogniser": weights.identity, "perceptual": maps}
+        for name, weight in (needs | {"regressor": weights.attribute}).items():
+            if weight and getattr(self, name) is None:
+                raise ValueError(f"a loss with weight {weight} needs the frozen {name}: run the stage `weights` first")
+
+
+class Objective:
+    """The losses of a stage on generated images `(B, 3, H, W)`. Sec. 3.3, Eq. 7.
+
+    Raises ValueError if a loss has a weight but not its frozen net.
+    """
+
+    def __init__(self, frozen: Frozen, config: TrainConfig, device: str | torch.device = "cpu"):
+        frozen.require(config)
+        self.weights, self.contextual_maps = config.weights, config.contextual_maps
+        nets = (frozen.recogniser, frozen.perceptual, frozen.contextual or frozen.perceptual, frozen.regressor)
+        self.recogniser, self.perceptual, self.contextual, self.regressor = (
+            net and net.to(device, memory_format=torch.channels_last) for net in nets
+        )
+        self.channels = frozen.channels and [weight.to(device) for weight in frozen.channels]
+
+    def __call__(self, batch: Batch, fake: torch.Tensor) -> Values:
+        """Each loss with a weight, itself unweighted, by its name in `LossWeights`; the adversarial one left out."""
+        weights, target = self.weights, batch["target"]
+        same = batch["same"].float() if "same" in batch else target.new_ones(len(target))
+        values: Values = {}
+        if weights.reconstruction:
+            values["reconstruction"] = losses.reconstruction(fake, target, same)
+        if weights.perceptual:
+            maps, wanted = _through(self.perceptual, fake, target)
+            values["perceptual"] = losses.perceptual(maps, wanted, self.channels)
+        if weights.contextual:
+            if self.contextual is not self.perceptual or not weights.perceptual:
+                maps, wanted = _through(self.contextual, fake, target)
+            values["contextual"] = sum(losses.contextual(maps[i], wanted[i]) for i in self.contextual_maps)
+        if weights.identity:
+            found, wanted = _through(self.recogniser, fake, batch["source"])
+            values["identity"] = losses.identity(wanted, found)
+        if weights.attribute:
+            found, wanted = _through(self.regressor, fake, target)
+            values["attribute"] = (found - wanted).square().mean()
+        if weights.absolute:
+            values["absolute"] = losses.absolute(fake, target, same)
+        if weights.edges:
+            values["edges"] = losses.edges(fake, target, same)
+        if weights.colour:
+            values["colour"] = losses.colour(fake, target, 1 - same)
+        if weights.border:
+            values["border"] = losses.border(fake, target, 1 - same)
+        return values
+
+
+def _through(net: nn.Module, fake: torch.Tensor, wanted: torch.Tensor) -> tuple:
+    """What a frozen net says of the generated images, with a gradient, and of the wanted ones, without."""
+    with torch.no_grad():
+        constant = net(wanted)
+    return net(fake), constant

@@ -6,6 +6,7 @@ One version for each distinct pair of weight files; the same weights again only 
 
 import base64
 import dataclasses
+import hashlib
 import io
 import json
 import subprocess
@@ -42,7 +43,7 @@ def register(
     scores = json.loads(metrics.read_text())
     registry = tracking.Registry(params.register.name, root)
     tags = {
-        "weights_digest": digest(*(models[task] for task in TASKS)),
+        "weights_digest": digest(*(weights_digest(models[task]) for task in TASKS)),
         "params_digest": digest(dataclasses.replace(params, compute=None)),
         "data_digest": digest(data / "clips", data / "pairs"),
         "evaluation_digest": evaluation_digest(data, params),
@@ -152,6 +153,20 @@ def example(size: int) -> Any:
         return base64.b64encode(file.getvalue()).decode()
 
     return pd.DataFrame({"task": TASKS, "source": [draw(60)] * 2, "target": [draw(190)] * 2})
+
+
+def weights_digest(path: Path) -> str:
+    """The sha256 of a safetensors file's tensors and model config.
+
+    Not of its bytes: safetensors writes the entries of its metadata in any order, so equal files may differ.
+    """
+    with open(path, "rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        config = json.loads(header.pop("__metadata__", {}).get("config", "{}"))
+        total = hashlib.sha256(json.dumps([header, config], sort_keys=True).encode())
+        while block := file.read(1 << 20):
+            total.update(block)
+    return total.hexdigest()
 
 
 def evaluation_digest(data: Path, params: Params) -> str:

@@ -65,11 +65,6 @@ def test_gates_are_strict(tmp_path):
         settings.load(tmp_path / "params.yaml")
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    return tmp_path_factory.mktemp("registry")
-
-
 class Project:
     """A registered model of its own in the shared database, and versions with given scores."""
 
@@ -111,9 +106,8 @@ class Project:
 
 
 @pytest.fixture
-def project(home, monkeypatch):
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    return Project(home)
+def project(registry_home):
+    return Project(registry_home)
 
 
 def test_first_candidate_is_judged_by_floors_alone(project):

@@ -1,0 +1,98 @@
+"""Where MLflow writes, what a run keeps when the server is away, and what never gets into a report."""
+
+import logging
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from pipeline import tracking
+
+
+def test_the_environment_wins_over_the_projects_database(tmp_path, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert tracking.tracking_uri(tmp_path) == f"sqlite:///{tmp_path}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server:5000")
+    assert tracking.tracking_uri(tmp_path) == "http://server:5000"
+
+
+@pytest.mark.parametrize(
+    ("uri", "public"),
+    [
+        ("http://me:secret@server:5000/path?token=x", "http://server:5000/path"),
+        ("https://server", "https://server"),
+        ("sqlite:////home/me/project/mlflow.db", "sqlite:///mlflow.db"),
+        ("postgresql://me:secret@server/db", "postgresql://server/db"),
+    ],
+)
+def test_public_uri_has_no_secret_and_no_path_of_this_machine(uri, public):
+    assert tracking.public_uri(uri) == public
+
+
+def test_flatten_and_numbers():
+    nested = {"reenactment": {"psnr": 20, "net": "judge", "none": None, "ok": True}, "pairs": {"swapping": 7}}
+    assert tracking.flatten(nested)["reenactment.net"] == "judge"
+    assert tracking.numbers(nested) == {"reenactment.psnr": 20.0, "pairs.swapping": 7.0}
+
+
+def test_a_run_keeps_params_curves_pictures_and_files(registry_home, tmp_path):
+    import mlflow
+
+    (tmp_path / "note.txt").write_text("hello")
+    with tracking.start_run("train", {"lr": 1e-4, "loss": {"identity": 2}}, root=registry_home) as run:
+        for step in range(3):
+            run.log_metrics({"loss": 1.0 / (step + 1), "psnr": 10.0 + step}, step)
+        run.log_image(np.zeros((8, 8, 3), np.uint8), "samples", step=2)
+        run.log_artifact(tmp_path / "note.txt")
+        run.log_artifact(tmp_path, "folder")
+    client = mlflow.MlflowClient()
+    found = client.get_run(run.id)
+    assert found.info.status == "FINISHED"
+    assert found.data.params == {"lr": "0.0001", "loss.identity": "2"}
+    assert [(m.step, m.value) for m in client.get_metric_history(run.id, "psnr")] == [(0, 10.0), (1, 11.0), (2, 12.0)]
+    names = {item.path for item in client.list_artifacts(run.id)}
+    assert {"note.txt", "folder", "images"} <= names
+
+    with tracking.start_run("train", {"lr": 1e-4}, run_id=run.id, root=registry_home) as again:  # resumed
+        again.log_metrics({"psnr": 13.0}, step=3)
+    assert again.id == run.id
+    assert len(client.get_metric_history(run.id, "psnr")) == 4
+
+
+def test_a_run_that_raises_is_marked_failed_and_its_curve_is_sent(registry_home):
+    import mlflow
+
+    with pytest.raises(ZeroDivisionError), tracking.start_run("train", root=registry_home) as run:
+        run.log_metrics({"loss": 1.0}, step=0)
+        raise ZeroDivisionError
+    found = mlflow.MlflowClient().get_run(run.id)
+    assert (found.info.status, found.data.metrics) == ("FAILED", {"loss": 1.0})
+
+
+def test_a_server_that_is_away_costs_no_value_and_no_training(registry_home, monkeypatch, caplog):
+    import mlflow
+
+    real = mlflow.MlflowClient.log_batch
+
+    def away(*arguments, **named):
+        raise mlflow.MlflowException("connection refused")
+
+    with tracking.start_run("train", root=registry_home) as run:
+        monkeypatch.setattr(mlflow.MlflowClient, "log_batch", away)
+        run.log_metrics({"loss": 1.0}, step=0)
+        with caplog.at_level(logging.WARNING):
+            assert run.flush() is False
+        assert "kept for later" in caplog.text
+        monkeypatch.setattr(mlflow.MlflowClient, "log_batch", real)
+        run.log_metrics({"loss": 0.5}, step=1)
+    assert len(mlflow.MlflowClient().get_metric_history(run.id, "loss")) == 2
+
+
+@pytest.mark.slow
+def test_processes_may_initialise_a_fresh_database_at_once(tmp_path):
+    """Without the lock, sqlite migrations collide."""
+    code = "from pipeline import tracking; tracking.initialise()"
+    started = [subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path) for _ in range(2)]
+    assert [process.wait(120) for process in started] == [0, 0]
+    assert (tmp_path / "mlflow.db").is_file()

@@ -80,6 +80,14 @@ class Regressor(Frozen):
         return self.net(images).flatten(1)  # (B, K)
 
 
+class Inception(Frozen):
+    """Inception v3's 2,048 pooled features (B, 2048) of images of any size: what the FID compares (Sec. 4.1)."""
+
+    def compute(self, images: Tensor) -> Tensor:
+        levels = images.add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
+        return self.net(levels)[0].flatten(1)
+
+
 class _VGG(nn.Module):
     """The convolutions of VGG16 or VGG19 up to the last layer asked for; gives the maps of all that are."""
 
@@ -178,6 +186,15 @@ def load_regressor(path: str | Path) -> Regressor:
     except (KeyError, ValueError, TypeError):
         raise ValueError(f"{path}: its ONNX metadata has no `names`, a JSON list of its outputs") from None
     return Regressor(_from_onnx(path), names, size)
+
+
+def load_inception(path: str | Path) -> Inception:
+    """The FID's Inception v3 with torch-fidelity's weights from a local file."""
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    # torch-fidelity unpickles whatever the file holds, so let torch look first whether it is nothing but tensors
+    torch.load(_existing(path), map_location="cpu", weights_only=True)
+    return Inception(FeatureExtractorInceptionV3("inception", ["2048"], feature_extractor_weights_path=str(path)))
 
 
 def _existing(path: str | Path) -> Path:

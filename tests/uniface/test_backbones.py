@@ -1,6 +1,7 @@
 """Frozen networks: files in, differentiable float32 modules out; wrong files say why."""
 
 import json
+import pickle
 
 import pytest
 import torch
@@ -165,6 +166,23 @@ def test_regressor_knows_the_names_of_its_outputs(tmp_path, images):
     nameless = _export(net, tmp_path / "n.onnx", 48, ["coefficients"])
     with pytest.raises(ValueError, match="no `names`"):
         backbones.load_regressor(nameless)
+
+
+def test_inception_takes_local_weights_and_no_pickles(tmp_path, images, monkeypatch):
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    with monkeypatch.context() as patch:  # built once without weights, to have a file of the right names and shapes
+        patch.setattr(FeatureExtractorInceptionV3, "load_state_dict", lambda *_: None)
+        patch.setattr(nn.init, "kaiming_uniform_", lambda tensor, **_: tensor.data.normal_(std=0.02))
+        torch.save({}, tmp_path / "empty.pth")
+        net = FeatureExtractorInceptionV3("x", ["2048"], feature_extractor_weights_path=str(tmp_path / "empty.pth"))
+    torch.save(net.state_dict(), tmp_path / "inception.pth")
+    loaded = backbones.load_inception(tmp_path / "inception.pth")
+    levels = torch.tensor([0, 128, 255], dtype=torch.uint8).view(3, 1, 1, 1).expand(3, 3, 64, 64)
+    torch.testing.assert_close(loaded(levels / 127.5 - 1), net.eval()(levels)[0])
+    torch.save({"evil": print}, tmp_path / "evil.pth")
+    with pytest.raises(pickle.UnpicklingError):
+        backbones.load_inception(tmp_path / "evil.pth")
 
 
 def test_wrong_files_and_images_are_refused(tmp_path, recogniser):

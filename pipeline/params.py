@@ -42,6 +42,13 @@ class DownloadParams:
     source: Literal["sample", "youtube", "folder", "videos"]
     folder: str
     annotations: str
+    url: str
+    max_height: int
+    parallel: int
+    attempts: int
+    pause: float
+    kilobytes_per_second: int
+    cookies: str
     retry_unavailable: bool
     max_videos: int
 
@@ -62,11 +69,14 @@ class CropParams:
 
 @dataclass(frozen=True)
 class PairsParams:
-    source: Literal["sample", "folder", "zip"]
+    source: Literal["sample", "folder", "zip", "parquet"]
     path: str
+    split: Literal["images", "identity", "partition"]
+    test_images: int
     pairs_per_image: int
     images_per_shard: int
     align: bool
+    evaluation_pairs: str
 
 
 @dataclass(frozen=True)
@@ -108,6 +118,7 @@ class ComputeParams:
     workers: int
     gpus_per_worker: int
     cpus_per_worker: int
+    storage: str
     loader_workers: int
     crop_workers: int
 

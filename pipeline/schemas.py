@@ -79,6 +79,18 @@ IMAGES = _schema(
     _SPLIT,
     _field("image", pa.large_binary(), "PNG or JPEG, square, RGB, 8 bits", "bytes"),
 )
+IMAGE_INDEX = _schema(
+    "image_index",
+    _field("name", pa.string(), "the file below the source, or the row of a parquet source"),
+    _field("image_id", pa.string(), ""),
+    _field("identity", pa.string(), "who it shows; # and the image_id where nothing says"),
+    _SPLIT.with_nullable(True),
+    _field("status", pa.string(), "kept, unreadable, small, no_face, no_split or duplicate"),
+    _field("reason", pa.string(), "why it was not kept", nullable=True),
+    _field("changes", pa.list_(pa.string()), "grey, 16-bit, cmyk, palette, alpha, rotated, cropped, enlarged, aligned"),
+    _field("shard", pa.string(), "file name of the shard, if kept", nullable=True),
+    _field("row", pa.int32(), "row of the shard, if kept", nullable=True),
+)
 PAIRS = _schema(
     "pairs",
     _field("source_id", pa.string(), "image_id that gives the identity"),

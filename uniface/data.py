@@ -17,18 +17,12 @@ import torch
 
 from uniface.augment import augment_driver
 from uniface.images import to_tensor
-
-SCHEMA_VERSION = 1
-"""Of the tables read here; `pipeline/schemas.py` writes them."""
+from uniface.tables import CorruptMedia, Shards, read_table, string_codes
 
 MAX_SKIPS = 100
 """Unreadable samples in a row after which a stream gives up: the data set is broken, not a clip of it."""
 
 log = logging.getLogger(__name__)
-
-
-class CorruptMedia(ValueError):
-    """A clip or an image whose bytes cannot be decoded, or are not what was written."""
 
 
 # --- files ---------------------------------------------------------------------------------------------------------
@@ -75,85 +69,6 @@ def read_image_bytes(data: bytes | np.ndarray) -> np.ndarray:
     return image
 
 
-def read_table(path: str | Path, schema: str, columns: list[str] | None = None):
-    """One of the pipeline's tables as a pyarrow Table (`.to_pandas()`, `.to_pylist()`).
-
-    `schema` is the table's name in `pipeline/schemas.py` in lower case. Raises FileNotFoundError, or ValueError if
-    the file is another table, of another version, or no parquet.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} not found: run the stage that writes it (dvc repro)")
-    try:
-        with pq.ParquetFile(path, memory_map=True, page_checksum_verification=True) as file:
-            _check_schema(path, file.schema_arrow.metadata, schema)
-            return file.read(columns)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise ValueError(f"{path} is damaged or not parquet ({error}): run the stage that writes it again") from error
-
-
-def _check_schema(path: Path, metadata: dict | None, schema: str) -> None:
-    found = {key.decode(): value.decode() for key, value in (metadata or {}).items()}
-    if found.get("schema") != schema or found.get("schema_version") != str(SCHEMA_VERSION):
-        raise ValueError(
-            f"{path} holds schema {found.get('schema')!r} version {found.get('schema_version')}, "
-            f"this code reads {schema!r} version {SCHEMA_VERSION}: run the stage that writes it again"
-        )
-
-
-def _codes(column) -> tuple[np.ndarray, list[str]]:
-    """A column of strings as numbers of its distinct values (-1: null) and these values, sorted."""
-    encoded = column.combine_chunks().dictionary_encode()
-    values = encoded.dictionary.to_pylist()
-    rank = np.argsort(np.argsort(values)) if values else np.empty(0, np.int64)
-    numbers = encoded.indices.fill_null(-1).to_numpy()
-    return np.where(numbers < 0, -1, np.append(rank, -1)[numbers]), sorted(values)
-
-
-class _Shards:
-    """Single cells of the parquet files of one folder; keeps the last few hundred files open, per process."""
-
-    def __init__(self, folder: Path, schema: str) -> None:
-        self.folder, self.schema = folder, schema
-        self._reset()
-
-    def _reset(self) -> None:
-        self._pid = os.getpid()
-        self._open = lru_cache(maxsize=256)(self._open_file)
-
-    def __getstate__(self) -> dict:
-        return {"folder": self.folder, "schema": self.schema}
-
-    def __setstate__(self, state: dict) -> None:
-        self.__init__(**state)
-
-    def _open_file(self, name: str):
-        import pyarrow.parquet as pq
-
-        file = pq.ParquetFile(self.folder / name, memory_map=True, pre_buffer=False, page_checksum_verification=True)
-        _check_schema(self.folder / name, file.schema_arrow.metadata, self.schema)
-        groups = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
-        return file, np.cumsum([0, *groups])
-
-    def read(self, name: str, row: int, column: str) -> np.ndarray:
-        """The bytes of one cell, uint8 (n,). Raises CorruptMedia if the file does not hold what was written."""
-        import pyarrow as pa
-
-        if self._pid != os.getpid():  # forked: files opened by the parent stay the parent's
-            self._reset()
-        try:
-            file, starts = self._open(name)
-            group = int(np.searchsorted(starts, row, "right")) - 1
-            table = file.read_row_group(group, columns=[column], use_threads=False)
-            return np.frombuffer(table.column(0)[row - int(starts[group])].as_buffer(), np.uint8)
-        except (pa.ArrowInvalid, OSError, IndexError) as error:
-            reason = str(error).splitlines()[0]
-            raise CorruptMedia(f"{self.folder / name}, row {row}: {reason}") from error
-
-
 # --- data sets -----------------------------------------------------------------------------------------------------
 
 
@@ -167,10 +82,10 @@ class ClipDataset:
     def __init__(self, folder: str | Path, split: str, cache_bytes: int = 512 << 20) -> None:
         self.folder, self.split, self.cache_bytes = Path(folder), split, cache_bytes
         index = read_table(self.folder / "index.parquet", "clip_index", ["split", "status", "shard", "row", "frames"])
-        codes, self._names = _codes(index["shard"])
+        codes, self._names = string_codes(index["shard"])
         wanted = np.ones(len(index), bool)
         for name, value in (("split", split), ("status", "kept")):
-            numbers, values = _codes(index[name])
+            numbers, values = string_codes(index[name])
             wanted &= numbers == (values.index(value) if value in values else -2)
         row = index["row"].fill_null(-1).to_numpy()
         order = np.lexsort((row, codes))
@@ -185,7 +100,7 @@ class ClipDataset:
                 f"{self.folder} lacks {len(missing)} shards its index names, {missing[0]} first: "
                 "fetch them (dvc pull) or run the stage crop again"
             )
-        self._shards = _Shards(self.folder, "clips")
+        self._shards = Shards(self.folder, "clips")
         self.corrupt: dict[int, str] = {}
         """Clips that this process could not read, and why."""
         self._cache: dict[int, np.ndarray] = {}
@@ -304,7 +219,7 @@ class PairDataset:
             )
         self._same = pairs["same"].to_numpy()
         self._number = {name: i for i, name in enumerate(self._ids.to_pylist())}
-        self._shards = _Shards(self.folder, "images")
+        self._shards = Shards(self.folder, "images")
         self.corrupt: dict[int, str] = {}
         """Images that this process could not read, and why."""
         self._cache: dict[int, np.ndarray] = {}

@@ -1,4 +1,4 @@
-"""uniface/data.py: the right frames, streams that are functions of (seed, step), and corrupt bytes that are counted."""
+"""uniface/data.py, uniface/tables.py: the right frames, streams that are functions of (seed, step), corrupt bytes counted."""
 
 import pickle
 import time
@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from pipeline import schemas
-from uniface import data
-from uniface.data import ClipDataset, CorruptMedia, PairDataset, read_frames, read_table, sample_stream
+from uniface import tables
+from uniface.data import ClipDataset, PairDataset, read_frames, sample_stream
+from uniface.tables import CorruptMedia, read_table
 
 SIZE, FRAMES = 32, 12
 
@@ -233,8 +234,8 @@ def test_clip_folder_errors(clips, tmp_path):
         ClipDataset(tmp_path, "train")
 
 
-def test_this_module_reads_the_version_that_is_written():
-    assert data.SCHEMA_VERSION == schemas.VERSION
+def test_readers_expect_the_version_that_is_written():
+    assert tables.SCHEMA_VERSION == schemas.VERSION
 
 
 def test_a_million_clips_open_within_seconds(tmp_path):

@@ -1,0 +1,338 @@
+"""Stage `pairs`: CelebA-HQ, or any face images with identities, to image shards and a table of training pairs.
+
+Row k of `train.parquet` is sample k of stage 2: rows 0, 5, 10, ... pair an image with itself (Sec. 4.1: same to
+different 1 to 4), the others pair images of different identity, and every image is source equally often.
+
+    python -m pipeline.pairs                               the stage, as params.yaml says
+    python -m pipeline.pairs show data/pairs -o pairs.png  a sheet of pairs with their identities
+"""
+
+import argparse
+import csv
+import json
+import os
+import shutil
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline import schemas
+from pipeline.celebahq import IDENTITIES, PARTITION, Files, Item, open_source
+from pipeline.files import atomic_write, publish, work_folder, write_json
+from pipeline.params import PairsParams, Params, load_or_exit
+from pipeline.pictures import Rejected, prepare
+from pipeline.progress import progress
+
+if TYPE_CHECKING:
+    from uniface.faces import Faces
+
+NAMED = 50
+"""Rejected images that the report names per reason; `data/pairs/index.parquet` names all."""
+
+
+def pairs(
+    params: PairsParams,
+    seed: int,
+    image_size: int,
+    out: str | Path = "data/pairs",
+    report: str | Path = "reports/pairs.json",
+    faces_folder: str | Path = "data/weights/faces",
+    work_root: str | Path = "work",
+    threads: int | None = None,
+) -> dict:
+    """Read the source that `params` names, write `out` and `report`, and return what the report says.
+
+    Finished shards survive a kill in `work_root`. Raises ValueError or FileNotFoundError if the source, the split or
+    the identities do not allow pairs.
+    """
+    if params.pairs_per_image < 5 or params.pairs_per_image % 5:
+        raise ValueError(
+            f"pairs.pairs_per_image is {params.pairs_per_image}: every five rows hold one `same`, give 5, 10, ..."
+        )
+    if Path(params.path).resolve().is_relative_to(Path(out).resolve()):
+        raise ValueError(f"pairs.path is {params.path}, but this stage replaces {out}: keep the images elsewhere")
+    kind = "folder" if params.source == "sample" else params.source
+    files, items, layout = open_source(kind, params.path)
+    splits = _split(items, params, seed)
+    state = work_folder("pairs", params, seed, image_size, schemas.VERSION, files.stamps, root=work_root)
+    work = state / "out"
+    faces = _faces(faces_folder) if params.align else None
+    index = _write_shards(state, files, items, splits, params.images_per_shard, image_size, faces, threads)
+    schemas.write(work / "index.parquet", index, schemas.IMAGE_INDEX)
+    kept = [row for row in index if row["status"] == "kept"]
+    found = _report(params, layout, index, kept, sum(item.identity is not None for item in items))
+    if not kept:
+        raise ValueError(f"none of {len(index)} images in {params.path} can be used: {found['rejected']}")
+    for number, split in enumerate(("train", "test")):
+        rows = [row for row in kept if row["split"] == split]
+        found["pairs"][split] = _write_pairs(
+            work / f"{split}.parquet", rows, params, np.random.default_rng((seed, number))
+        )
+    if params.evaluation_pairs:
+        found["pairs"]["evaluation"] = _write_listed(work / "evaluation.parquet", params.evaluation_pairs, kept)
+    write_json(report, found)
+    publish(work, out)
+    shutil.rmtree(state)
+    return found
+
+
+def _split(items: list[Item], params: PairsParams, seed: int) -> list[str | None]:
+    """train, test or None (in neither) for each item, before any image is read."""
+    if params.split == "partition":
+        splits = [item.partition for item in items]
+        if "test" not in splits or "train" not in splits:
+            raise ValueError(f"pairs.split is partition, but {params.path} has no {PARTITION} with both partitions")
+        return splits
+    if not 0 < params.test_images < len(items):
+        raise ValueError(f"pairs.test_images is {params.test_images}, but {params.path} has {len(items)} images")
+    if params.split == "images":  # the paper's 28,000 and 2,000 (Sec. 4.1), which persons may cross
+        return ["train"] * (len(items) - params.test_images) + ["test"] * params.test_images
+    groups: dict[str, list[int]] = {}
+    for number, item in enumerate(items):
+        groups.setdefault(item.identity or f"#{item.image_id}", []).append(number)
+    names, held = list(groups), set()
+    for n in np.random.default_rng((seed, 2)).permutation(len(names)):
+        if len(held) >= params.test_images:
+            break
+        held.update(groups[names[n]])
+    return ["test" if number in held else "train" for number in range(len(items))]
+
+
+def _faces(folder: str | Path) -> "Faces":
+    from uniface.faces import Faces
+
+    return Faces(folder, threads=1, recognise=False)
+
+
+# --- images --------------------------------------------------------------------------------------------------------
+
+
+def _write_shards(
+    state: Path,
+    files: Files,
+    items: list[Item],
+    splits: list[str | None],
+    per_shard: int,
+    image_size: int,
+    faces: "Faces | None",
+    threads: int | None,
+) -> list[dict]:
+    """Write what shards are missing in `state`/out, and return a row of IMAGE_INDEX for every item."""
+    first_of: dict[str, str] = {}
+    for item in items:
+        first_of.setdefault(item.image_id, item.name)
+    starts = range(0, len(items), per_shard)
+
+    def one(number: int) -> tuple[bytes, dict]:
+        item, split = items[number], splits[number]
+        row = {"name": item.name, "image_id": item.image_id, "identity": item.identity or f"#{item.image_id}"}
+        row |= {"split": split, "status": "kept", "reason": None, "changes": []}
+        try:
+            if split is None:
+                raise Rejected("no_split", f"{PARTITION} does not say where it belongs")
+            if first_of[item.image_id] != item.name:
+                raise Rejected("duplicate", f"{first_of[item.image_id]} has the same image_id")
+            image, row["changes"] = prepare(_read(files, item.name), image_size, faces)
+        except Rejected as error:
+            return b"", row | {"status": error.status, "reason": str(error)}
+        return image, row
+
+    index = []
+    with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
+        for shard, start in enumerate(progress(starts, len(starts), "pairs: image shards")):
+            path = state / "out" / f"images-{shard:05d}.parquet"
+            record = state / f"images-{shard:05d}.json"  # what became of its images; written last
+            if not (record.is_file() and path.is_file()):
+                done = list(pool.map(one, range(start, min(start + per_shard, len(items)))))
+                _write_shard(path, done)
+                write_json(record, [row for _, row in done])
+            index += json.loads(record.read_text())
+    return index
+
+
+def _read(files: Files, name: str) -> bytes:
+    try:
+        return files.read(name)
+    except OSError as error:
+        raise Rejected("unreadable", str(error)) from error
+
+
+def _write_shard(path: Path, done: list[tuple[bytes, dict]]) -> None:
+    """Write the images that were kept, and put shard and row into the rows."""
+    rows = []
+    for image, row in done:
+        row |= {"shard": None, "row": None}
+        if row["status"] == "kept":
+            row |= {"shard": path.name, "row": len(rows)}
+            rows.append({key: row[key] for key in ("image_id", "identity", "split")} | {"image": image})
+    schemas.write(path, rows, schemas.IMAGES)
+
+
+# --- pairs ---------------------------------------------------------------------------------------------------------
+
+
+def draw_pairs(
+    identities: np.ndarray, per_image: int, rng: np.random.Generator
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Rounds of pairs of image numbers: sources and targets, (5 N,) each, for identities (N,) of images.
+
+    In each of the per_image / 5 rounds, every image is source once with itself (rows 0, 5, 10, ...) and four times with
+    an image of another identity. Each image is also equally often target, unless one identity has most of the images.
+    Raises ValueError with fewer than two identities.
+    """
+    _, codes = np.unique(identities, return_inverse=True)
+    if not len(codes) or codes.max() == 0:
+        raise ValueError(f"pairs need two identities, got {len(codes)} images of {len(set(codes))}")
+    for _ in range(per_image // 5):
+        same = rng.permutation(len(codes))
+        columns = [(same, same), *(_match(codes, rng) for _ in range(4))]
+        yield tuple(np.stack([column[side] for column in columns], 1).ravel() for side in range(2))
+
+
+def _match(codes: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Every image once as source, in random order, each with a target of another identity."""
+    n = len(codes)
+    source, target = rng.permutation(n), rng.permutation(n)
+    for _ in range(50):  # a random matching, and swaps where it joined an identity with itself
+        wrong = np.flatnonzero(codes[source] == codes[target])
+        if not len(wrong):
+            return source, target
+        for i, j in zip(wrong, rng.integers(n, size=len(wrong)), strict=True):
+            if codes[source[i]] != codes[target[j]] and codes[source[j]] != codes[target[i]]:
+                target[[i, j]] = target[[j, i]]
+    largest = np.bincount(codes).max()
+    if 2 * largest <= n:  # few identities: in the order of identities, a shift past the largest leaves each
+        source = source[np.argsort(codes[source], kind="stable")]
+        target = np.roll(source, -int(rng.integers(largest, n - largest + 1)))
+    else:  # one has most of the images, so its targets, which are the others, must repeat
+        while len(wrong := np.flatnonzero(codes[source] == codes[target])):
+            target[wrong] = rng.integers(n, size=len(wrong))
+    order = rng.permutation(n)
+    return source[order], target[order]
+
+
+def _write_pairs(path: Path, rows: list[dict], params: PairsParams, rng: np.random.Generator) -> int:
+    ids = pa.array([row["image_id"] for row in rows], pa.string())
+    identities = np.array([row["identity"] for row in rows])
+    count = 0
+    try:
+        with schemas.writer(path, schemas.PAIRS) as file:
+            for source, target in draw_pairs(identities, params.pairs_per_image, rng):
+                schemas.append(
+                    file, pa.table([ids.take(source), ids.take(target), source == target], schemas.PAIRS.names)
+                )
+                count += len(source)
+    except ValueError as error:
+        raise ValueError(f"{path.stem} split of {params.path}: {error} (pairs.split, pairs.test_images)") from error
+    return count
+
+
+def _write_listed(path: Path, listed: str, kept: list[dict]) -> int:
+    """The pairs of a csv file (header `source,target`, image ids) as one more table."""
+    if not Path(listed).is_file():
+        raise FileNotFoundError(f"{listed} not found (pairs.evaluation_pairs)")
+    with open(listed, newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file)
+        if not {"source", "target"} <= set(reader.fieldnames or ()):
+            raise ValueError(f"{listed} has columns {reader.fieldnames}; expected source,target")
+        rows = [(row["source"], row["target"]) for row in reader]
+    if unknown := sorted({name for row in rows for name in row} - {row["image_id"] for row in kept}, key=str):
+        raise ValueError(f"{listed} names {len(unknown)} images that were not kept, {unknown[0]!r} first")
+    table = [{"source_id": source, "target_id": target, "same": source == target} for source, target in rows]
+    schemas.write(path, table, schemas.PAIRS)
+    return len(table)
+
+
+# --- report --------------------------------------------------------------------------------------------------------
+
+
+def _report(params: PairsParams, layout: str, index: list[dict], kept: list[dict], known: int) -> dict:
+    rejected: dict[str, list[str]] = {}
+    for row in index:
+        if row["status"] != "kept":
+            rejected.setdefault(row["status"], []).append(f"{row['name']}: {row['reason']}")
+    persons = {split: {row["identity"] for row in kept if row["split"] == split} for split in ("train", "test")}
+    return {
+        "layout": layout,
+        "images": {"found": len(index), "kept": len(kept), "rejected": len(index) - len(kept)},
+        "split": {"rule": params.split, **{split: sum(r["split"] == split for r in kept) for split in persons}},
+        "identities": {
+            **{split: len(found) for split, found in persons.items()},
+            "in_both_splits": len(persons["train"] & persons["test"]),
+            "images_without": len(index) - known,
+            **({} if known else {"note": f"nothing names identities (no {IDENTITIES}): each image is its own"}),
+        },
+        "changes": dict(sorted(Counter(change for row in kept for change in row["changes"]).items())),
+        "rejected": {status: len(names) for status, names in sorted(rejected.items())},
+        "rejected_names": {status: names[:NAMED] for status, names in sorted(rejected.items())},
+        "pairs": {},
+    }
+
+
+def sheet(folder: str | Path, out: str | Path, split: str = "train", count: int = 20) -> None:
+    """A picture of the first `count` pairs of a split: source left, target right, with image ids and identities."""
+    from PIL import Image, ImageDraw
+
+    from uniface.data import PairDataset
+    from uniface.images import grid, write_image
+
+    dataset = PairDataset(folder, split)
+    tile, strip, across = 128, 16, 5  # every row of the sheet holds five pairs: one same, four different
+
+    def captioned(image: np.ndarray, image_id: str) -> np.ndarray:
+        picture = Image.new("RGB", (tile, tile + strip), "white")
+        picture.paste(Image.fromarray(image).resize((tile, tile)))
+        ImageDraw.Draw(picture).text((2, tile + 2), f"{image_id} of {dataset.identity(image_id)}"[:21], "black")
+        return np.asarray(picture)
+
+    cells = []
+    for k in range(min(count, len(dataset))):
+        source, target, same, (source_id, target_id) = dataset.pair(k)
+        pair = grid([[captioned(source, source_id), captioned(target, target_id)]], gap=0)
+        pair[tile:, -6:] = (0, 140, 0) if same else (200, 0, 0)  # a green mark: same
+        cells.append(pair)
+    write_image(out, grid([cells[i : i + across] for i in range(0, len(cells), across)], gap=8))
+
+
+def write_sample(params: Params, threads: int) -> None:
+    """Render the sample's portraits in CelebAMask-HQ's layout; CelebA's partition file says who is held out."""
+    from pipeline.sample.world import World
+
+    world = World(params.sample, params.seed)
+    world.write_celebahq(Path(params.pairs.path), threads)
+    lines = [f"{portrait.original:06d}.jpg {2 if portrait.split == 'test' else 0}" for portrait in world.portraits]
+    with atomic_write(Path(params.pairs.path) / PARTITION) as part:
+        part.write_text("\n".join(sorted(lines)) + "\n", encoding="utf-8")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the stage, or draw a sheet of its pairs."""
+    parser = argparse.ArgumentParser(prog="python -m pipeline.pairs", description="Face images to shards and pairs.")
+    show = parser.add_subparsers(dest="command").add_parser("show", help="draw a sheet of pairs with their identities")
+    show.add_argument("folder", type=Path, help="data/pairs")
+    show.add_argument("-o", "--out", type=Path, required=True, help="the picture to write")
+    show.add_argument("--split", default="train", help="train, test or evaluation")
+    show.add_argument("--count", type=int, default=20, help="number of pairs")
+    chosen = parser.parse_args(arguments)
+    try:
+        if chosen.command == "show":
+            sheet(chosen.folder, chosen.out, chosen.split, chosen.count)
+            return
+        params = load_or_exit()
+        if params.pairs.source == "sample":
+            write_sample(params, params.compute.crop_workers)
+        found = pairs(params.pairs, params.seed, params.image_size)
+    except (ValueError, FileNotFoundError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+    print(json.dumps({key: value for key, value in found.items() if key != "rejected_names"}, indent=2))
+
+
+if __name__ == "__main__":
+    main()

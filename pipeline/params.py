@@ -81,6 +81,8 @@ class PairsParams:
 
 @dataclass(frozen=True)
 class EvaluateParams:
+    """Stage `evaluate`: how many pairs of each task, how many at a time, how many on each picture."""
+
     pairs: int
     batch_size: int
     grid_rows: int

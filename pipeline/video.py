@@ -53,6 +53,21 @@ def probe(path: str | Path) -> Info:
         return Info(width, height, float(_rate(stream)), _length(container, stream))
 
 
+def reaches_end(path: str | Path) -> bool:
+    """Whether the last second that the header promises can be decoded; costs a jump, not a pass."""
+    with _open(path) as container:
+        stream = container.streams.video[0]
+        length = _length(container, stream) / _rate(stream)
+        try:
+            first = next(iter(container.decode(stream)))
+            if length > 1 and first.pts is not None:
+                container.seek(first.pts + int((length - 1) / stream.time_base), stream=stream, backward=True)
+            last = max((frame.time or 0.0 for frame in container.decode(stream)), default=0.0)
+        except (av.FFmpegError, StopIteration):
+            return False
+        return last - (first.time or 0.0) > float(length) - 1.5
+
+
 def _open(path: str | Path) -> av.container.InputContainer:
     try:
         container = av.open(str(path))

@@ -1,4 +1,4 @@
-"""What moves in a face: jaw, cheeks, brows, lids, gaze, glasses' place, lips and teeth, drawn on a copy of the head's maps."""
+"""What moves in a face: jaw, cheeks, brows, lids, gaze, lips and teeth, drawn on a copy of the head's maps."""
 
 import math
 from dataclasses import dataclass

@@ -23,7 +23,7 @@ HAIR_THICKNESS = {"crop": 0.35, "receding": 0.4, "short": 0.9}
 class Head:
     """Everything about (face, look) that no attribute changes.
 
-    u (1, n) and v (n, 1) are the map's coordinates, `directions` three planes (n, n). `radius` (n, n) in head units, `albedo`
+    u (1, n) and v (n, 1) are the map's coordinates, `directions` three planes (n, n). `radius` (n, n), `albedo`
     (n, n, 3) RGB 0-255, `gloss`, `hair` and `strand` (n, n): mirror share, coverage 0-1, brightness of the strands.
     """
 

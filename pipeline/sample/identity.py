@@ -1,9 +1,9 @@
 """What can differ between two pictures of the sample world: face, look, scene, attributes.
 
 `Face` is the identity: what a swap carries from the source. `Look` (skin tone, hair, clothes) and `Scene` (light,
-background) stay with the target in a swap and with the source in a reenactment. `Attributes` is what a reenactment takes
-from the driving frame. Lengths are head units (1 is about 96 mm: half a head's height), colours RGB 0-255, angles degrees.
-The cues of identity are bold on purpose: at 64 px a small network must be able to see them.
+background) stay with the target in a swap and with the source in a reenactment. `Attributes` is what a reenactment
+takes from the driving frame. Lengths are head units (1 is about 96 mm, less than half a head's height), colours RGB
+0-255, angles degrees. The cues of identity are bold on purpose: at 64 px a small network must be able to see them.
 """
 
 import colorsys
@@ -26,7 +26,8 @@ SKIN_COLOURS = (
     (176, 126, 94), (142, 98, 72), (108, 74, 56), (84, 58, 46),
 )
 HAIR_COLOURS = (
-    (26, 22, 22), (44, 32, 26), (74, 50, 34), (104, 70, 42), (150, 108, 62), (196, 156, 100), (132, 62, 34), (140, 136, 132)
+    (26, 22, 22), (44, 32, 26), (74, 50, 34), (104, 70, 42),
+    (150, 108, 62), (196, 156, 100), (132, 62, 34), (140, 136, 132),
 )
 # fmt: on
 HAIR_STYLES = {"short": 0.25, "crop": 0.15, "long": 0.2, "bob": 0.15, "bangs": 0.15, "receding": 0.1}  # and how often

@@ -1,4 +1,4 @@
-"""Draws frames of one (face, look, scene): animate the maps, shade them, cast rays at the surface, lay it over the body."""
+"""Draws frames of one (face, look, scene): animate the maps, shade them, cast rays, lay the head over the body."""
 
 import math
 from dataclasses import dataclass
@@ -41,9 +41,9 @@ class Pose:
 class Renderer:
     """Frames of one (face, look, scene); what is constant in a video is made once.
 
-    size: (height, width) in pixels. unit: pixels per head unit at scale 1 (a head is about 2.4 high), by default 0.33 of
-    the height. centre: (x, y) of the head's resting place in pixels, by default the middle. background: (h, w, 3) float
-    picture as lit, by default drawn from the scene.
+    size: (height, width) in pixels. unit: pixels per head unit at scale 1 (a head is about 2.4 high), by default 0.33
+    of the height. centre: (x, y) of the head's resting place in pixels, by default the middle. background: (h, w, 3)
+    float picture as lit, by default drawn from the scene.
     """
 
     def __init__(
@@ -63,21 +63,29 @@ class Renderer:
         self.background = draw_background(scene, size) if background is None else background.astype(np.float32)
         if self.background.shape != (h, w, 3):
             raise ValueError(f"the background is {self.background.shape}, the picture ({h}, {w}, 3)")
-        self.head = Head(face, look, n=int(np.clip(self.unit * 3.6, 128, 400)))
+        self.head = Head(face, look, n=int(np.clip(self.unit * 3.4, 128, 400)))
         self.body = Body(face, look, self.light, self.unit, below=h - self.centre[1])
+        self._last: tuple[Attributes, Animated] | None = None
 
     def frame(self, attributes: Attributes, centre: tuple[float, float] | None = None) -> tuple[np.ndarray, np.ndarray]:
         """The picture (h, w, 3) uint8 RGB and its landmarks (5, 2) float32: eyes, nose tip, corners of the mouth, left
-        of the picture first, in pixels (x, y) with (0, 0) the middle of the first pixel. `centre` moves the resting place.
-        """
+        of the picture first, in pixels (x, y); (0, 0) is the middle of the first pixel. `centre` moves the resting
+        place."""
+        image, landmarks = self.expose(attributes, centre)
+        return FILM[np.clip(image, 0, 511).astype(np.uint16)], landmarks
+
+    def expose(
+        self, attributes: Attributes, centre: tuple[float, float] | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """As `frame`, but the light (h, w, 3) float32 before the film clips it: fit for a `background`."""
         centre = centre or self.centre
         pose = Pose.of(attributes, self.unit)
-        maps = animate(self.head, attributes)
+        maps = self._animate(attributes)
         colours = self._shade(maps, pose)
         image = self.background.copy()
         self.body.draw(image, attributes, centre, (float(pose.shift[0]), float(pose.shift[1])), pose.unit)
         self._cast(image, maps.radius, colours, pose, centre)
-        return FILM[np.clip(image, 0, 511).astype(np.uint16)], self._project(maps.radius, maps.landmarks, pose, centre)
+        return image, self._project(maps.radius, maps.landmarks, pose, centre)
 
     def measure(
         self, attributes: Attributes, centre: tuple[float, float] | None = None
@@ -88,12 +96,18 @@ class Renderer:
         detectors are taught; it may reach over the picture's edge.
         """
         head, centre = self.head, centre or self.centre
-        pose, maps = Pose.of(attributes, self.unit), animate(self.head, attributes)
+        pose, maps = Pose.of(attributes, self.unit), self._animate(attributes)
         chin = head.mouth_y + 0.36 + JAW_DROP * attributes.mouth
         u, v = np.meshgrid(np.linspace(-1.05, 1.05, 15), np.linspace(head.face.eye_y - 0.42, chin, 15))
         points = self._project(maps.radius, np.stack([u.ravel(), v.ravel()], 1), pose, centre)
         box = np.concatenate([points.min(0), points.max(0) + 1])
         return self._project(maps.radius, maps.landmarks, pose, centre), box.astype(np.float32)
+
+    def _animate(self, attributes: Attributes) -> Animated:
+        """The animated maps; remembered, since a frame is often drawn and measured."""
+        if self._last is None or self._last[0] != attributes:
+            self._last = attributes, animate(self.head, attributes)
+        return self._last[1]
 
     def _project(self, radius: np.ndarray, uv: np.ndarray, pose: Pose, centre: tuple[float, float]) -> np.ndarray:
         """Pixels (k, 2) of the surface at map coordinates (k, 2)."""
@@ -127,7 +141,7 @@ class Renderer:
     def _cast(
         self, image: np.ndarray, radius: np.ndarray, colours: np.ndarray, pose: Pose, centre: tuple[float, float]
     ) -> None:
-        """Draws the head onto `image`: rays through every pixel of its bounding square, found twice, coarse then fine."""
+        """Draws the head onto `image`: rays through the pixels of its bounding box, coarse then fine."""
         unit, h, w = pose.unit, *self.size
         middle, reach = np.array(centre) + unit * pose.shift[:2], 1.5 * unit
         x0, y0 = (int(max(0, c - reach)) for c in middle)
@@ -139,13 +153,13 @@ class Renderer:
         middle_texel = f32(HALF_RANGE) * texels - f32(0.5)
 
         def rays(x: slice, y: slice) -> list[np.ndarray]:
-            """Directions from the eye, in the head's axes: x, y, z each (rows, columns); length 1 to the plane z = 0."""
+            """Directions from the camera in the head's axes: x, y, z, each (rows, columns); length 1 to z = 0."""
             columns = (np.arange(x.start, x.stop, x.step, dtype=f32) + f32(x.step / 2 - centre[0])) / f32(unit * CAMERA)
             rows = (np.arange(y.start, y.stop, y.step, dtype=f32) + f32(y.step / 2 - centre[1])) / f32(unit * CAMERA)
             return [columns[None, :] * turn[0, i] + rows[:, None] * turn[1, i] - turn[2, i] for i in range(3)]
 
         def march(ray: list[np.ndarray], t: np.ndarray, steps: int, slope: float, longest: float) -> tuple:
-            """Bounded secant steps along the rays to |point| = radius(direction): t, smallest gap, texel columns, rows."""
+            """Bounded secant steps along the rays to |point| = radius(direction): t, least gap, texel columns, rows."""
             gap, before, step = np.full(t.shape, 9, f32), None, None
             for _ in range(steps):
                 px, py, pz = (eye[i] + t * ray[i] for i in range(3))
@@ -170,7 +184,7 @@ class Renderer:
         squared, along = sum(r * r for r in coarse), sum(r * e for r, e in zip(coarse, eye, strict=True))
         # enter the sphere of radius sqrt(2) around the head
         start = (-along - np.sqrt(np.maximum(along * along - squared * (eye @ eye - f32(2)), 0))) / squared
-        near, gap, _, _ = march(coarse, start, 8, 0.8, 1.0)
+        near, gap, _, _ = march(coarse, start, 6, 0.8, 1.0)
         near = cv2.resize(cv2.erode(near, np.ones((3, 3), np.uint8)), (x1 - x0, y1 - y0)) - f32(0.02)
         hit = cv2.dilate((gap * unit < 6).astype(np.uint8), np.ones((5, 5), np.uint8))
         left, top, width, height = cv2.boundingRect(hit)  # the head, to a few pixels
@@ -180,7 +194,7 @@ class Renderer:
             return
         x0, y0 = x0 + 2 * left, y0 + 2 * top
         fine = rays(slice(x0, x0 + part.shape[1], 1), slice(y0, y0 + part.shape[0], 1))
-        _, gap, px, py = march(fine, near, 7, 0.3, 0.2)
+        _, gap, px, py = march(fine, near, 6, 0.3, 0.2)
         cover = np.clip(f32(1.15) - gap * f32(unit), 0, 1)
         cover = cv2.morphologyEx(cover, cv2.MORPH_CLOSE, np.ones((5, 5), np.uint8))[..., None]
         part += (cv2.remap(colours, px, py, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE) - part) * cover

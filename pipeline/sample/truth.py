@@ -1,0 +1,75 @@
+"""What no real data set has: the exact answer to a reenactment or a swap, rendered.
+
+What belongs to whom (`source` gives the identity, `target` the attributes):
+
+| part | reenacted | swapped |
+|---|---|---|
+| face: shape, features, iris, lips, brows, beard, glasses, marks | source | source |
+| look: skin tone, hair, clothes | source | target |
+| scene: light, background | source | target |
+| attributes: pose, expression, gaze, place and size in the picture | target | target |
+
+The answers carry no camera noise and no compression, so even a perfect model differs from them by what its input had.
+"""
+
+import cv2
+import numpy as np
+
+from pipeline.sample.render import Renderer
+from pipeline.sample.world import World
+from uniface.images import resize
+
+FrameRef = tuple[str, int, tuple[float, float, float, float]]
+"""(video_id, frame, box): a crop. box is (left, top, right, bottom) in pixels of the video, cut as whole pixels."""
+
+
+def reenacted(world: World, source: FrameRef, target: FrameRef, image_size: int) -> np.ndarray:
+    """The source's person moving as the target's does: (image_size, image_size, 3) uint8 RGB.
+
+    Face, look and scene are the source video's, also what is behind the head: its background, bystander included, as
+    the source's box cuts it, stretched to the target's box. Attributes are the target frame's, and the head rests where
+    the target's does in its crop and has its size there. reenacted(x, x) is the crop x itself.
+    """
+    video, driver = world.video(source[0]), world.video(target[0])
+    left, top, right, bottom = _whole(target[2])
+    size = bottom - top, right - left
+    *_, attributes, unit, centre = driver.at(target[1])
+    behind = _cut(video.background(), source[2])
+    # the shot's own centre, as the video was drawn: layers are laid out from it
+    placed = centre[0] - left, centre[1] - top
+    renderer = Renderer(video.face, video.look, video.scene, size, unit, placed, _stretch(behind, size))
+    return resize(renderer.frame(attributes)[0], (image_size, image_size))
+
+
+def swapped(world: World, source_image_id: str, target_image_id: str, image_size: int) -> np.ndarray:
+    """The target's portrait with the source's face: (image_size, image_size, 3) uint8 RGB.
+
+    Look (skin tone, hair, clothes), scene and attributes stay the target's. swapped(x, x) is the portrait x itself.
+    """
+    face, target = world.portrait(source_image_id).face, world.portrait(target_image_id)
+    renderer = Renderer(face, target.look, target.scene, (target.size, target.size))
+    return resize(renderer.frame(target.attributes)[0], (image_size, image_size))
+
+
+def _whole(box: tuple[float, float, float, float]) -> tuple[int, int, int, int]:
+    """The box in whole pixels, truncated as FOMM's crops are."""
+    left, top, right, bottom = (int(x) for x in box)
+    if right <= left or bottom <= top:
+        raise ValueError(f"box {tuple(box)} is empty")
+    return left, top, right, bottom
+
+
+def _cut(picture: np.ndarray, box: tuple[float, float, float, float]) -> np.ndarray:
+    """The part of picture (h, w, 3) inside the box; what lies over the edge repeats the edge."""
+    left, top, right, bottom = _whole(box)
+    rows = np.arange(top, bottom).clip(0, picture.shape[0] - 1)
+    columns = np.arange(left, right).clip(0, picture.shape[1] - 1)
+    return picture[rows[:, None], columns]
+
+
+def _stretch(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resized (h, w, 3) float32; a picture of that size already stays exactly as it is."""
+    if picture.shape[:2] == size:
+        return picture
+    shrinking = picture.shape[0] > size[0]
+    return cv2.resize(picture, size[::-1], interpolation=cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR)

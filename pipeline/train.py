@@ -1,0 +1,322 @@
+"""Stages `train_reenactment` and `train_swapping` under Ray Train: `python -m pipeline.train reenactment|swapping`.
+
+On this machine, or on the cluster of RAY_ADDRESS; how many workers is the business of the section `compute`. State lies
+in `work/<stage>/<digest of params and inputs>/`: a killed worker is started again from the last checkpoint, a killed
+driver goes on when the same command is run again, and changed params or inputs start afresh.
+"""
+
+import csv
+import dataclasses
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+from pipeline.cluster import connect
+from pipeline.files import atomic_write, work_folder
+from pipeline.params import ComputeParams, Params, load_or_exit
+from pipeline.watch import watched
+from pipeline.weights import read_manifest
+from uniface.backbones import load_lpips_weights, load_perceptual, load_recogniser, load_regressor
+from uniface.config import ModelConfig, TrainConfig
+from uniface.data import ClipDataset, PairDataset, sample_stream
+from uniface.discriminator import Discriminator
+from uniface.images import grid, to_tensor, to_uint8
+from uniface.model import UniFace
+from uniface.objective import Frozen
+from uniface.train import Trainer, start_from_reenactment, train
+
+DATA = {"reenactment": "clips", "swapping": "pairs"}
+STATE = "state.pt"
+MAX_FAILURES = 2  # of a worker, before training gives up
+PREVIEWS = 6  # rows of a sample grid
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a worker must know; plain values and absolute paths, since workers run elsewhere."""
+
+    task: str
+    model: ModelConfig
+    config: TrainConfig
+    seed: int
+    data: str
+    weights: str
+    stage1: str | None  # model file whose attribute embedder swapping starts from
+    loader_workers: int
+    threads: int
+
+
+def train_stage(task: str, params: Params, root: Path = Path()) -> Path:
+    """Train one task from `data/`; write `models/<task>.safetensors`, whose path it returns, and `reports/<task>.csv`.
+
+    Raises FileNotFoundError if an input is missing, ValueError if one is unfit, RuntimeError if training fails.
+    """
+    root, stage = root.resolve(), f"train_{task}"
+    job = make_job(task, params, root)
+    folder = work_folder(stage, *identity(job), root=root / "work")
+    model, report = root / "models" / f"{task}.safetensors", root / "reports" / f"{task}.csv"
+    finished = {folder / model.name: model, folder / report.name: report}
+    with only_training(folder.parent.with_suffix(".lock"), stage):
+        if all(path.is_file() for path in finished):
+            print(f"{stage}: trained before ({folder.relative_to(root)}), writing the outputs again", flush=True)
+        else:
+            state = run_on_ray(job, params.compute, folder, root)
+            write_results(job, state, folder / model.name, folder / report.name)
+            shutil.rmtree(folder / "ray", ignore_errors=True)
+        for path, out in finished.items():
+            with atomic_write(out) as part:
+                shutil.copyfile(path, part)
+    return model
+
+
+def make_job(task: str, params: Params, root: Path) -> Job:
+    """The work of one stage. Raises FileNotFoundError or ValueError naming what is missing or does not fit."""
+    config = {"reenactment": params.train_reenactment, "swapping": params.train_swapping}[task]
+    data, weights = root / "data" / DATA[task], root / "data" / "weights"
+    if not data.is_dir():
+        raise FileNotFoundError(f"data/{DATA[task]} is missing: run the stage before (dvc repro, or dvc pull)")
+    stage1 = root / "models" / "reenactment.safetensors" if task == "swapping" else None
+    if stage1 and not stage1.is_file():
+        raise FileNotFoundError("models/reenactment.safetensors is missing: run python -m pipeline.train reenactment")
+    share = params.compute.workers * config.accumulate
+    if config.batch_size % share:
+        raise ValueError(
+            f"train_{task}.batch_size {config.batch_size} does not divide by compute.workers x accumulate, {share}"
+        )
+    return Job(
+        task=task,
+        model=dataclasses.replace(params.model, image_size=params.image_size),
+        config=config,
+        seed=params.seed,
+        data=str(data),
+        weights=str(weights),
+        stage1=stage1 and str(stage1),
+        loader_workers=params.compute.loader_workers,
+        threads=params.compute.cpus_per_worker,
+    )
+
+
+def identity(job: Job) -> tuple[Any, ...]:
+    """What decides the result, for the digest: params and inputs, not the machine.
+
+    Shards count by name and size and by the tables that list them, so that a data set of terabytes need not be read.
+    """
+    data = Path(job.data)
+    tables = [path for path in sorted(data.glob("*.parquet")) if "-" not in path.stem]
+    shards = [[path.name, path.stat().st_size] for path in sorted(data.glob("*-*.parquet"))]
+    nets = {role: entry["sha256"] for role, entry in read_manifest(Path(job.weights)).items()}
+    stage1 = Path(job.stage1) if job.stage1 else None
+    return job.task, job.model, job.config, job.seed, tables, shards, nets, stage1
+
+
+@contextmanager
+def only_training(path: Path, stage: str) -> Iterator[None]:
+    """Hold a stage's lock, waiting for another training: a killed DVC frees its own lock, its child trains on."""
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"{stage}: another training of this stage is running here, waiting for it to end", flush=True)
+        lock.acquire()
+    with lock:  # counts as a second acquisition
+        lock.release()
+        yield
+
+
+def run_on_ray(job: Job, compute: ComputeParams, folder: Path, root: Path) -> dict:
+    """Train on Ray, showing progress and logging curves meanwhile; the final training state.
+
+    Raises RuntimeError with the worker's error if it failed more than `MAX_FAILURES` times.
+    """
+    import ray
+    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.util.queue import Queue
+
+    # a busy machine starts a worker, with all its imports, in minutes; Ray's own limit of 60 s would start it in vain
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "600")
+    connect(compute)
+    gpus = gpus_per_worker(compute, ray.cluster_resources().get("GPU", 0))
+    # a folder of this machine, or one that all machines see: there the run's name must tell stages apart
+    storage = (compute.storage, f"{folder.parent.name}-{folder.name}") if compute.storage else (str(folder), "ray")
+    messages = Queue(actor_options={"num_cpus": 0})
+    trainer = TorchTrainer(
+        train_worker,
+        train_loop_config={"job": job, "messages": messages},
+        torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=compute.workers,
+            use_gpu=gpus > 0,
+            resources_per_worker={"CPU": compute.cpus_per_worker} | ({"GPU": gpus} if gpus else {}),
+        ),
+        run_config=RunConfig(
+            name=storage[1],
+            storage_path=storage[0],
+            failure_config=FailureConfig(max_failures=MAX_FAILURES),
+            checkpoint_config=CheckpointConfig(num_to_keep=2),
+        ),
+    )
+    with watched(job.task, job.config, messages, folder, root):
+        try:
+            checkpoint = trainer.fit().checkpoint
+        except ray.train.TrainingFailedError as error:
+            raise RuntimeError(f"train_{job.task} failed: {reason(error)}") from error
+    with checkpoint.as_directory() as place:
+        return read_state(Path(place) / STATE)
+
+
+def gpus_per_worker(compute: ComputeParams, available: float) -> int:
+    """How many GPUs a worker gets; -1 in the settings means one each if there are enough."""
+    if compute.gpus_per_worker >= 0:
+        return compute.gpus_per_worker
+    return int(available >= compute.workers)
+
+
+def reason(error: Exception) -> str:
+    """The last line of a failure that Ray wraps: the worker's own error."""
+    failures = getattr(error, "worker_failures", None) or {}
+    text = str(next(iter(failures.values()), error)).strip()
+    return text.splitlines()[-1] if text else type(error).__name__
+
+
+def train_worker(config: dict[str, Any]) -> None:
+    """One worker: build, take up the last checkpoint if there is one, train. Only rank 0 writes and tells."""
+    import ray.train
+    import ray.train.torch
+    import torch
+
+    job, messages = config["job"], config["messages"]
+    context = ray.train.get_context()
+    rank, world = context.get_world_rank(), context.get_world_size()
+    torch.set_num_threads(job.threads)  # Ray sets OMP_NUM_THREADS to 1
+
+    def tell(*message: Any) -> None:
+        if rank == 0:
+            messages.put(message)
+
+    trainer = make_trainer(job, ray.train.torch.get_device())
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint:
+        with checkpoint.as_directory() as place:
+            trainer.load(Path(place) / STATE)
+    tell("start", trainer.step, world)
+
+    def on_checkpoint(step: int) -> None:
+        with tempfile.TemporaryDirectory() as place:
+            if rank == 0:
+                trainer.save(Path(place) / STATE)
+            here = ray.train.Checkpoint.from_directory(place) if rank == 0 else None
+            ray.train.report({"step": step}, checkpoint=here)
+
+    fixed = previews(job)
+
+    def on_sample(step: int) -> None:
+        tell("sample", step, sample_grid(trainer, fixed))
+
+    stream = sample_stream(
+        open_data(job, "train"),
+        seed=job.seed,
+        batch_size=job.config.batch_size // world,
+        rank=rank,
+        world=world,
+        start_step=trainer.step,
+        loader_workers=job.loader_workers,
+    )
+
+    def on_log(step: int, values: dict[str, float]) -> None:
+        tell("log", step, values | {"unreadable": stream.skipped})
+
+    train(trainer, stream, on_log, on_checkpoint, on_sample if rank == 0 else lambda step: None)
+
+
+def make_trainer(job: Job, device: Any = "cpu") -> Trainer:
+    """Networks and frozen nets of a job, before any training; the same on every worker."""
+    import torch
+
+    torch.manual_seed(job.seed)
+    model, discriminator = UniFace(job.model), Discriminator(job.model)
+    if job.stage1:
+        start_from_reenactment(model, job.stage1)
+    return Trainer(job.task, model, discriminator, load_frozen(job), job.config, device)
+
+
+def load_frozen(job: Job) -> Frozen:
+    """The frozen nets that the job's losses need, from `data/weights`."""
+    folder, weights = Path(job.weights), job.config.weights
+    files = {role: folder / entry["file"] for role, entry in read_manifest(folder).items()}
+    contextual = bool(weights.contextual)
+    perceptual = weights.perceptual or (contextual and "contextual" not in files)
+    return Frozen(
+        recogniser=load_recogniser(files["recogniser"]) if weights.identity else None,
+        perceptual=load_perceptual(files["perceptual"]) if perceptual else None,
+        channels=load_lpips_weights(files["lpips"]) if weights.perceptual and "lpips" in files else None,
+        contextual=load_perceptual(files["contextual"]) if contextual and "contextual" in files else None,
+        regressor=load_regressor(files["regressor"]) if weights.attribute else None,
+    )
+
+
+def open_data(job: Job, split: str) -> ClipDataset | PairDataset:
+    """The data set of the job's task."""
+    return (ClipDataset if job.task == "reenactment" else PairDataset)(job.data, split)
+
+
+def previews(job: Job) -> dict[str, Any]:
+    """Held-out sources and targets of different identities for the sample grids, (n, 3, H, W) each."""
+    data = open_data(job, "test")
+    if job.task == "reenactment":
+        clips = [round(i * (len(data) - 1) / PREVIEWS) for i in range(PREVIEWS + 1)]
+        middle = [data.frame(i, int(data.lengths[i]) // 2) for i in clips]
+        sources, targets = middle[:-1], middle[1:]
+    else:
+        rows = [k for k in range(min(len(data), 50 * PREVIEWS)) if not data.same(k)][:PREVIEWS]
+        sources, targets = zip(*(data.pair(k)[:2] for k in rows), strict=True)
+    return {"source": to_tensor(np.stack(sources)), "target": to_tensor(np.stack(targets))}
+
+
+def sample_grid(trainer: Trainer, batch: dict[str, Any]) -> np.ndarray:
+    """One picture: a row per pair with source, target and what the averaged weights make of them."""
+    made = trainer.preview({name: images.to(trainer.device) for name, images in batch.items()})
+    columns = [to_uint8(images) for images in (batch["source"], batch["target"], made)]
+    return grid(list(zip(*columns, strict=True)))
+
+
+def read_state(path: Path) -> dict:
+    """The training state a finished run left, on the CPU."""
+    import torch
+
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def write_results(job: Job, state: dict, model: Path, report: Path) -> None:
+    """The averaged weights as a model file, and the curve as a table with a column per loss."""
+    net = UniFace(job.model)
+    net.load_state_dict(state["average"])
+    net.save(model, {"task": job.task, "step": state["step"], "skipped": state["skipped"]})
+    columns = list(dict.fromkeys(name for row in state["curve"] for name in row))
+    with atomic_write(report) as part, part.open("w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, columns, restval="")
+        table.writeheader()
+        table.writerows(state["curve"])
+
+
+def main() -> None:
+    if sys.argv[1:] not in (["reenactment"], ["swapping"]):
+        raise SystemExit("usage: python -m pipeline.train reenactment|swapping")
+    params = load_or_exit()
+    try:
+        train_stage(sys.argv[1], params)
+    except (ValueError, FileNotFoundError, RuntimeError) as error:
+        raise SystemExit(f"error: {error}") from None
+
+
+if __name__ == "__main__":
+    main()

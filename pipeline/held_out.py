@@ -76,15 +76,14 @@ def clip_pairs(clips, count: int, seed: int, cross: bool) -> tuple[Pairs, list[t
 
 
 def portrait_pairs(pairs, count: int) -> tuple[Pairs, list[tuple[str, str]]]:
-    """The first `count` test rows of two different identities, and their (source, target) ids."""
+    """Up to `count` test rows of two different identities, evenly spread, and their (source, target) ids."""
     from uniface.data import CorruptMedia
 
+    different = [k for k in range(len(pairs)) if not pairs.same(k)]
+    # neighbouring rows may share their source
+    spread = np.unique(np.linspace(0, len(different) - 1, min(count, len(different))).round().astype(int))
     rows, jobs = [], []
-    for k in range(len(pairs)):
-        if len(rows) == count:
-            break
-        if pairs.same(k):
-            continue
+    for k in (different[i] for i in spread):
         try:
             source, target, _, ids = pairs.pair(k)
         except CorruptMedia as error:
@@ -93,9 +92,7 @@ def portrait_pairs(pairs, count: int) -> tuple[Pairs, list[tuple[str, str]]]:
         rows.append((source, target, *(str(pairs.identity(one)) for one in ids), ids[0]))
         jobs.append(ids)
     if len(rows) < 2:
-        raise ValueError(
-            f"{pairs.folder}/test.parquet holds {len(rows)} readable pairs of two identities, not even two"
-        )
+        raise ValueError(f"{pairs.folder}/test.parquet holds only {len(rows)} readable pairs of two identities")
     source, target, who, whom, keys = zip(*rows, strict=True)
     return Pairs(np.stack(source), np.stack(target), who, whom, keys), jobs
 

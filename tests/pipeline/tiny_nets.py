@@ -1,0 +1,82 @@
+"""Tiny random networks under the names and shapes of the real ones, as the stage `weights` lays them out."""
+
+import json
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from pipeline.files import sha256, write_json
+
+NAMES = ("yaw", "pitch", "roll", "tx", "mouth", "blink")
+R2 = {"yaw": 0.95, "pitch": 0.9, "roll": 0.9, "tx": 0.9, "mouth": 0.7, "blink": 0.3}  # blink is not to be believed
+
+
+class Embedding(nn.Module):
+    """The colours of an image as a direction: small, and different images differ."""
+
+    def __init__(self, outputs: int, seed: int):
+        super().__init__()
+        torch.manual_seed(seed)
+        self.body = nn.Sequential(nn.AvgPool2d(14), nn.Conv2d(3, 8, 3, 2), nn.LeakyReLU(0.2))
+        self.head = nn.LazyLinear(outputs)
+
+    def forward(self, x):
+        return self.head(self.body(x).flatten(1))
+
+
+class Maps(nn.Module):
+    """Two feature maps."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(5)
+        self.first, self.second = nn.Conv2d(3, 4, 3, 2, 1), nn.Conv2d(4, 6, 3, 2, 1)
+
+    def forward(self, x):
+        fine = torch.relu(self.first(x))
+        return fine, self.second(fine)
+
+
+def write_nets(folder: Path) -> Path:
+    """A weights folder without a detector: judge, recogniser, perceptual and regressor."""
+    import onnx
+
+    (folder / "faces").mkdir(parents=True)
+    made = {
+        "recogniser": ("faces/recogniser.onnx", Embedding(16, 1), 112, ["embedding"]),
+        "judge": ("judge.onnx", Embedding(16, 2), 112, ["embedding"]),
+        "perceptual": ("perceptual.onnx", Maps(), 32, ["fine", "coarse"]),
+        "regressor": ("regressor.onnx", Embedding(len(NAMES), 3), 64, ["coefficients"]),
+    }
+    manifest = {}
+    for role, (file, net, size, outputs) in made.items():
+        image = torch.zeros(1, 3, size, size)
+        net.eval()(image)  # sizes the lazy layer
+        axes = {0: "b"} if role != "perceptual" else {0: "b", 2: "h", 3: "w"}
+        torch.onnx.export(
+            net,
+            image,
+            str(folder / file),
+            dynamo=False,
+            opset_version=13,
+            input_names=["input"],
+            output_names=outputs,
+            dynamic_axes={name: axes for name in ("input", *outputs)},
+        )
+        if role == "regressor":
+            model = onnx.load(folder / file)
+            entry = model.metadata_props.add()
+            entry.key, entry.value = "names", json.dumps(NAMES)
+            onnx.save(model, folder / file)
+        manifest[role] = {
+            "file": file,
+            "name": f"tiny {role}",
+            "sha256": sha256(folder / file),
+            "licence": "MIT",
+            "url": "none",
+            "stand_in": True,
+            "report": {"r2": R2} if role == "regressor" else {},
+        }
+    write_json(folder / "weights.json", manifest)
+    return folder

@@ -158,16 +158,22 @@ def _sample(nets: Path, work: Path) -> dict[str, dict]:
         shipped = nets / Path(file).name
         if not shipped.is_file():
             raise FileNotFoundError(f"{shipped} is missing: it ships with this project, restore it (git checkout)")
+        entry = report.get("nets", {}).get(role, {})
+        found = sha256(shipped)
+        if entry.get("sha256", found) != found:
+            raise ValueError(
+                f"{shipped} has sha256 {found}, its report says {entry['sha256']}: restore both (git checkout)"
+            )
         with atomic_write(work / file) as part:
             part.write_bytes(shipped.read_bytes())
         manifest[role] = {
             "file": file,
             "name": name,
-            "sha256": sha256(work / file),
+            "sha256": found,
             "licence": "MIT (this project)",
             "url": f"package:pipeline/sample/nets/{shipped.name}",
             "stand_in": True,
-            "report": report.get(role, {}),
+            "report": entry,
         }
     return manifest
 

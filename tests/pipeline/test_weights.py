@@ -166,7 +166,7 @@ def test_sample_source_copies_the_shipped_nets_with_their_report(tmp_path):
     nets.mkdir()
     for file, _ in SAMPLE.values():
         (nets / Path(file).name).write_bytes(file.encode())
-    (nets / "report.json").write_text(json.dumps({"regressor": {"r2": {"yaw": 0.9}}}))
+    (nets / "report.json").write_text(json.dumps({"nets": {"regressor": {"r2": {"yaw": 0.9}}}}))
     out = tmp_path / "out"
     fetch_weights(out, OFFLINE, nets=nets, root=tmp_path / "work")
     manifest = read_manifest(out)
@@ -174,6 +174,10 @@ def test_sample_source_copies_the_shipped_nets_with_their_report(tmp_path):
     assert all(weights.sha256(out / entry["file"]) == entry["sha256"] for entry in manifest.values())
     assert all(entry["stand_in"] and "sample" in entry["name"] for entry in manifest.values())
     assert manifest["regressor"]["report"] == {"r2": {"yaw": 0.9}}
+    (nets / "report.json").write_text(json.dumps({"nets": {"judge": {"sha256": "0" * 64}}}))
+    with pytest.raises(ValueError, match=r"judge\.onnx has sha256"):
+        fetch_weights(tmp_path / "again", OFFLINE, nets=nets, root=tmp_path / "work")
+    (nets / "report.json").unlink()
     (nets / "judge.onnx").unlink()
     with pytest.raises(FileNotFoundError, match=r"judge\.onnx is missing"):
         fetch_weights(tmp_path / "again", OFFLINE, nets=nets, root=tmp_path / "work")

@@ -103,13 +103,15 @@ def _text(value: float) -> str:
     return "missing" if math.isnan(value) else f"{value:.6g}"
 
 
-def evaluator(params: Params) -> Evaluate:
-    """The stage `evaluate`, applied to other models on today's data."""
+def evaluator(params: Params, root: Path = Path()) -> Evaluate:
+    """The stage `evaluate`, applied to other models on today's data of the project at `root`."""
 
     def score(models: Mapping[str, Path], out: Path) -> Mapping[str, Any]:
         from pipeline.evaluate import evaluate
 
-        return evaluate(models=models, out=out, params=params)
+        data = root / "data"
+        clips, pairs, weights = (data / name for name in ("clips", "pairs", "weights"))
+        return evaluate(models["reenactment"], models["swapping"], clips, pairs, weights, out, params, root / "work")
 
     return score
 

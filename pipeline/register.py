@@ -44,7 +44,7 @@ def register(
     registry = tracking.Registry(params.register.name, root)
     tags = {
         "weights_digest": digest(*(weights_digest(models[task]) for task in TASKS)),
-        "params_digest": digest(dataclasses.replace(params, compute=None)),
+        "params_digest": digest(dataclasses.replace(params, compute=None, promote=None)),
         "data_digest": digest(data / "clips", data / "pairs"),
         "evaluation_digest": evaluation_digest(data, params),
         "git_commit": git_commit(root),
@@ -203,10 +203,7 @@ def summary(root: Path = Path()) -> str:
     name, version = registered["name"], registered["version"]
     lines = ["", "Scores on held-out identities (reports/metrics.json, reports/vs_paper.csv)"]
     for task in ("reconstruction", *TASKS):
-        values = {k: v for k, v in metrics.get(task, {}).items() if isinstance(v, int | float)}
-        if values:
-            width = max(map(len, values))
-            lines += [f"  {task}", *(f"    {key:<{width}}  {value:10.4g}" for key, value in values.items())]
+        lines += comparison(task, metrics)
     lines += ["", "Pictures", *(f"  {path.relative_to(root)}" for path in pictures)]
     lines += ["", f"Registered: {name} version {version}, alias {registered['alias']} ({registered['uri']})"]
     if tracking.tracking_uri(root).startswith("sqlite:") and not (root / "mlflow.db").is_file():
@@ -221,6 +218,25 @@ def summary(root: Path = Path()) -> str:
         "  make retrain                                           fetch, reproduce, gate, promote",
     ]
     return "\n".join(lines)
+
+
+def comparison(task: str, metrics: Mapping[str, Any]) -> list[str]:
+    """Lines of a table: the task's metrics down, the model, the trivial baselines and the shuffled controls across."""
+    rows = {name: value for name, value in metrics.get(task, {}).items() if isinstance(value, int | float)}
+    others = {**metrics.get("baselines", {}).get(task, {}), **metrics.get("controls", {}).get(task, {})}
+    columns = {
+        name: others[name]
+        for name in ("copy_source", "copy_target", "shuffled_source", "shuffled_driver")
+        if name in others
+    }
+    if not rows:
+        return []
+    head = f"  {task:<22}{'model':>12}" + "".join(f"{name.replace('_', ' '):>17}" for name in columns)
+    lines = [head]
+    for name, value in rows.items():
+        cells = [column.get(name) for column in columns.values()]
+        lines.append(f"    {name:<20}{value:>12.4g}" + "".join(f"{'' if c is None else f'{c:.4g}':>17}" for c in cells))
+    return lines
 
 
 def main(arguments: list[str]) -> None:

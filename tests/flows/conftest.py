@@ -1,0 +1,28 @@
+"""A real Prefect server for the tests that want one: one for all of them, it takes seconds to start."""
+
+import subprocess
+import sys
+
+import pytest
+from small_project import environment, free_port, wait_for
+
+
+@pytest.fixture(scope="session")
+def prefect_server(tmp_path_factory):
+    """The API address of a real Prefect server, looking for due schedules every second."""
+    folder = tmp_path_factory.mktemp("server")
+    port = free_port()
+    quick = {"PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "1", "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)],
+        cwd=folder,
+        env=environment(folder, **quick),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        wait_for(f"http://127.0.0.1:{port}/api/health", process)
+        yield f"http://127.0.0.1:{port}/api"
+    finally:
+        process.terminate()
+        process.wait(30)

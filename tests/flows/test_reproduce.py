@@ -1,0 +1,39 @@
+"""`python -m flows.reproduce` with no server: what `dvc repro` does, and a failing stage by its name."""
+
+import pytest
+from small_project import make_project, run
+
+from flows.reproduce import only_if_busy
+from pipeline.stages import Busy, StageFailed
+
+
+class State:
+    """A failed task's state, as Prefect hands it to the retry condition."""
+
+    def __init__(self, error):
+        self.error = error
+
+    def result(self, raise_on_failure):
+        assert raise_on_failure is False
+        return self.error
+
+
+def test_only_a_busy_lock_is_retried():
+    assert only_if_busy(None, None, State(Busy("held")))
+    assert not only_if_busy(None, None, State(StageFailed("stage crop failed")))
+
+
+@pytest.mark.slow
+def test_without_a_server_every_stage_then_a_failing_one(tmp_path):
+    project = make_project(tmp_path / "project", quality=20.0)
+    (project / "dvc.yaml").write_text(
+        "stages:\n"
+        "  one:\n    cmd: echo hello\n    deps: [raw]\n"
+        "  crop:\n    cmd: python -c \"raise SystemExit('no face')\"\n    deps: [raw]\n"
+        "  after:\n    cmd: touch after.txt\n    deps: [raw]\n"
+    )
+    done = run(project, "flows.reproduce")
+    assert done.returncode == 1
+    assert "Task run 'one' - hello" in done.stdout and "no face" in done.stdout
+    assert "error: stage crop failed" in done.stdout
+    assert not (project / "after.txt").exists()

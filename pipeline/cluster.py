@@ -92,6 +92,8 @@ def _fan_out(make_worker: Callable, tasks: Iterator[Any], workers: int) -> Itera
                 except ray.exceptions.RayTaskError as error:
                     raise error.as_instanceof_cause() from None
                 except ray.exceptions.RayActorError as error:
+                    if error.actor_init_failed:  # no other worker would start either
+                        raise RuntimeError(f"workers cannot start: {error}") from error
                     if attempt < ATTEMPTS:
                         again.append((task, attempt + 1))
                         continue

@@ -10,6 +10,13 @@ from uniface.config import ModelConfig
 from uniface.layers import EqualizedConv
 
 
+def resize(fdf: Tensor, size: int) -> Tensor:
+    """RS of Eq. 3: the FDF at `size` x `size`, bilinear between the outermost pixel centres (released code)."""
+    if fdf.shape[-1] == size:
+        return fdf
+    return F.interpolate(fdf, size=(size, size), mode="bilinear", align_corners=True)
+
+
 def warp(features: Tensor, fdf: Tensor, padding: str = "zeros") -> Tensor:
     """Sample `features` (B, C, R, R) at the identity grid plus `fdf` (B, 2, any, any), resized to R.
 
@@ -17,8 +24,7 @@ def warp(features: Tensor, fdf: Tensor, padding: str = "zeros") -> Tensor:
     further right, so the content moves left. Computed in float32 also under autocast.
     """
     size = features.shape[-1]
-    if fdf.shape[-1] != size:
-        fdf = F.interpolate(fdf, size=(size, size), mode="bilinear", align_corners=True)  # RS, (B, 2, R, R)
+    fdf = resize(fdf, size)
     line = torch.linspace(-1, 1, size, device=fdf.device, dtype=fdf.dtype)
     y, x = torch.meshgrid(line, line, indexing="ij")
     grid = torch.stack([x, y], dim=-1) + fdf.permute(0, 2, 3, 1)  # (B, R, R, 2)

@@ -6,7 +6,6 @@ driver goes on when the same command is run again, and changed params or inputs 
 """
 
 import csv
-import dataclasses
 import os
 import shutil
 import sys
@@ -20,6 +19,7 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 
+import uniface
 from pipeline.cluster import connect
 from pipeline.files import atomic_write, work_folder
 from pipeline.params import ComputeParams, Params, load_or_exit
@@ -35,6 +35,12 @@ from uniface.objective import Frozen
 from uniface.train import Trainer, start_from_reenactment, train
 
 DATA = {"reenactment": "clips", "swapping": "pairs"}
+NETS = ("recogniser", "perceptual", "lpips", "contextual", "regressor")  # roles that a loss may look through
+# What a training executes: with other code, a training begun before must not go on, nor its result be taken.
+CODE = (
+    *("augment", "backbones", "data", "discriminator", "embedders", "generator", "layers", "losses", "model"),
+    *("objective", "tables", "train", "transfer"),
+)
 STATE = "state.pt"
 MAX_FAILURES = 2  # of a worker, before training gives up
 PREVIEWS = 6  # rows of a sample grid
@@ -87,6 +93,8 @@ def make_job(task: str, params: Params, root: Path) -> Job:
     stage1 = root / "models" / "reenactment.safetensors" if task == "swapping" else None
     if stage1 and not stage1.is_file():
         raise FileNotFoundError("models/reenactment.safetensors is missing: run python -m pipeline.train reenactment")
+    if params.model.image_size != params.image_size:
+        raise ValueError(f"model.image_size {params.model.image_size} is not image_size {params.image_size}")
     share = params.compute.workers * config.accumulate
     if config.batch_size % share:
         raise ValueError(
@@ -94,7 +102,7 @@ def make_job(task: str, params: Params, root: Path) -> Job:
         )
     return Job(
         task=task,
-        model=dataclasses.replace(params.model, image_size=params.image_size),
+        model=params.model,
         config=config,
         seed=params.seed,
         data=str(data),
@@ -106,16 +114,18 @@ def make_job(task: str, params: Params, root: Path) -> Job:
 
 
 def identity(job: Job) -> tuple[Any, ...]:
-    """What decides the result, for the digest: params and inputs, not the machine.
+    """What decides the result, for the digest: params, inputs and the code that computes, not the machine.
 
     Shards count by name and size and by the tables that list them, so that a data set of terabytes need not be read.
     """
+    code = [Path(uniface.__file__).with_name(f"{name}.py") for name in CODE]
     data = Path(job.data)
     tables = [path for path in sorted(data.glob("*.parquet")) if "-" not in path.stem]
     shards = [[path.name, path.stat().st_size] for path in sorted(data.glob("*-*.parquet"))]
-    nets = {role: entry["sha256"] for role, entry in read_manifest(Path(job.weights)).items()}
+    manifest = read_manifest(Path(job.weights))
+    nets = {role: manifest[role]["sha256"] for role in NETS if role in manifest}
     stage1 = Path(job.stage1) if job.stage1 else None
-    return job.task, job.model, job.config, job.seed, tables, shards, nets, stage1
+    return job.task, job.model, job.config, job.seed, tables, shards, nets, stage1, code
 
 
 @contextmanager
@@ -127,9 +137,10 @@ def only_training(path: Path, stage: str) -> Iterator[None]:
     except Timeout:
         print(f"{stage}: another training of this stage is running here, waiting for it to end", flush=True)
         lock.acquire()
-    with lock:  # counts as a second acquisition
-        lock.release()
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def run_on_ray(job: Job, compute: ComputeParams, folder: Path, root: Path) -> dict:

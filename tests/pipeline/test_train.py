@@ -93,7 +93,7 @@ def run_name(project: Path, loaded: params.Params) -> str:
     return digest(*train.identity(train.make_job("reenactment", loaded, project)))
 
 
-def test_params_and_inputs_decide_the_run_and_the_machine_does_not(project, loaded):
+def test_params_inputs_and_code_decide_the_run_and_the_machine_does_not(project, loaded, monkeypatch):
     name = run_name(project, loaded)
     assert name == run_name(project, loaded)
     machine = dataclasses.replace(loaded.compute, cpus_per_worker=2, loader_workers=1, workers=2)
@@ -107,7 +107,9 @@ def test_params_and_inputs_decide_the_run_and_the_machine_does_not(project, load
     shard = project / "data" / "clips" / "train-00000.parquet"
     shard.write_bytes(shard.read_bytes() + b"more")
     names.add(run_name(project, loaded))
-    assert len(names) == 5
+    monkeypatch.setattr(train, "CODE", ("losses", "metrics"))
+    names.add(run_name(project, loaded))
+    assert len(names) == 6
 
 
 def test_swapping_depends_on_stage_1(project, loaded):

@@ -1,0 +1,38 @@
+"""Look at the sample world, or render it by hand (the stages `download` and `pairs` do so themselves).
+
+python -m pipeline.sample gallery -o out.png
+python -m pipeline.sample write --raw data/raw
+"""
+
+import argparse
+from pathlib import Path
+
+from pipeline.params import load_or_exit
+from pipeline.sample.gallery import draw_gallery
+from pipeline.sample.world import World
+
+
+def main() -> None:
+    """The command line; size and seed of the world come from params.yaml."""
+    parser = argparse.ArgumentParser(prog="python -m pipeline.sample", description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    gallery = commands.add_parser("gallery", help="one picture: identities x attributes, and ground truth")
+    gallery.add_argument("-o", "--out", type=Path, default=Path("gallery.png"))
+    gallery.add_argument("--identities", type=int, default=8)
+    write = commands.add_parser("write", help="render everything in the layouts of VoxCeleb2 and CelebA-HQ")
+    write.add_argument("--raw", type=Path, default=Path("data/raw"), help="folder for voxceleb2/ and celebahq/")
+    write.add_argument("--workers", type=int, default=2)
+    args = parser.parse_args()
+    params = load_or_exit()
+    if args.command == "gallery":
+        draw_gallery(args.out, args.identities, seed=params.seed)
+        print(f"wrote {args.out}")
+    else:
+        world = World(params.sample, params.seed)
+        world.write_voxceleb2(args.raw / "voxceleb2", args.workers)
+        world.write_celebahq(args.raw / "celebahq", args.workers)
+        print(f"wrote {args.raw}/voxceleb2 and {args.raw}/celebahq")
+
+
+if __name__ == "__main__":
+    main()

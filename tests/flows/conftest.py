@@ -25,4 +25,8 @@ def prefect_server(tmp_path_factory):
         yield f"http://127.0.0.1:{port}/api"
     finally:
         process.terminate()
-        process.wait(30)
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:  # a server that is still starting does not listen to signals
+            process.kill()
+            process.wait()

@@ -58,7 +58,7 @@ class Swaps:
 
 
 def portraits(seed: int, stream: int, faces: int, workers: int) -> Portraits:
-    """Two pictures of each of `faces` identities: one look and scene, two poses, framings from portrait to tight crop."""
+    """Two pictures of each of `faces` identities: one look and scene, two poses; from portraits to tight crops."""
     parts = list(_drawn(partial(_portraits, seed, stream), faces, workers))
     return Portraits(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
@@ -130,8 +130,9 @@ def _frames(seed: int, stream: int, index: int) -> tuple[np.ndarray, np.ndarray,
         ]
     images, boxes, landmarks = [], np.full((2, 2, 4), np.nan, np.float32), np.full((2, 2, 5, 2), np.nan, np.float32)
     for shot in range(2):
+        image = None
         for head, renderer in enumerate(renderers):
-            if head:
+            if image is not None:  # the second head stands before the first
                 renderer.background = image.astype(np.float32)
             attributes = Attributes.sample(rng)
             image, _ = renderer.frame(attributes)

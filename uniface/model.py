@@ -126,6 +126,12 @@ class UniFace(nn.Module):
     def skip_enabled(self, enabled: bool) -> None:
         self.generator.resizer.skip_enabled = enabled
 
+    def summary(self) -> str:
+        """Parameters and GFLOPs per part, as a Markdown table."""
+        from uniface.summary import table  # which builds a UniFace
+
+        return table(self.config)
+
     def set_checkpointing(self, enabled: bool) -> "UniFace":
         """Recompute block activations in the backward pass: less memory, about a third more time, equal gradients."""
         for module in self.modules():

@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help repro test lint format setup requirements retrain
+.PHONY: help repro test test-slow lint format setup requirements retrain
 
 help:  ## what you can ask for
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -23,8 +23,11 @@ repro: setup  ## the whole road: sample data -> two trained stages -> evaluation
 	@$(BIN)/dvc repro
 	@$(BIN)/python -m pipeline.register summary
 
-test: setup  ## the test suite
-	@$(BIN)/python -m pytest
+test: setup  ## the test suite with one tiny run of the whole road
+	@$(BIN)/python -m pytest -m "not slow"
+
+test-slow: setup  ## the tests with real servers, kills and restarts
+	@$(BIN)/python -m pytest -m slow
 
 lint: setup  ## ruff: lint and format check
 	@$(BIN)/ruff check .

@@ -67,7 +67,7 @@ def ran(output: str) -> list[str]:
     return [stage for stage in STAGES if f"Running stage '{stage}'" in output]
 
 
-@pytest.mark.slow
+@pytest.mark.road
 def test_the_whole_road(project):
     done = run(project, "dvc", "repro")
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]

@@ -69,6 +69,7 @@ def evaluate(
 
     Returns what metrics.json holds. Raises FileNotFoundError or ValueError for missing or unusable inputs.
     """
+    import cv2  # noqa: F401  before decord: after it, cv2 can decode no PNG (decord brings a zlib of its own)
     import torch
 
     from pipeline.scorer import Scorer

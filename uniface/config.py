@@ -148,4 +148,6 @@ class TrainConfig:
             # the means of a log window are not in the checkpoint: a resumed run would draw another curve
             raise ValueError(f"checkpoint_every {self.checkpoint_every} is no multiple of log_every {self.log_every}")
         if self.skip_from >= self.iterations:
-            raise ValueError(f"skip_from {self.skip_from} never comes in {self.iterations} iterations: model.skip is none?")
+            raise ValueError(
+                f"skip_from {self.skip_from} never comes in {self.iterations} iterations: model.skip is none?"
+            )

@@ -1,4 +1,4 @@
-"""uniface/data.py, uniface/tables.py: the right frames, streams that are functions of (seed, step), corrupt bytes counted."""
+"""uniface/data.py, uniface/tables.py: the right frames, streams made from (seed, step), corrupt bytes counted."""
 
 import pickle
 import time

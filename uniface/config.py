@@ -135,6 +135,7 @@ class TrainConfig:
     r1_every: int
     gradient_clip: float  # largest norm; 0: no clipping
     skip_from: int  # iteration at which the generator's skip connection opens
+    adversarial_from: int  # iteration from which the discriminator and L_adv take part
     contextual_maps: tuple[int, ...]  # which maps of the perceptual net L_ctx compares
     amp: bool  # bf16 autocast on a GPU
     compile: bool  # torch.compile
@@ -147,6 +148,8 @@ class TrainConfig:
         if self.checkpoint_every % self.log_every:
             # the means of a log window are not in the checkpoint: a resumed run would draw another curve
             raise ValueError(f"checkpoint_every {self.checkpoint_every} is no multiple of log_every {self.log_every}")
+        if self.weights.adversarial and self.adversarial_from >= self.iterations:
+            raise ValueError(f"adversarial_from {self.adversarial_from} never comes in {self.iterations} iterations")
         if self.skip_from >= self.iterations:
             raise ValueError(
                 f"skip_from {self.skip_from} never comes in {self.iterations} iterations: model.skip is none?"

@@ -93,13 +93,18 @@ class Trainer:
         self._bad = []
         fakes = [self.generate(parts[0])] if len(parts) == 1 else None
         values: Values = {}
-        if self.config.weights.adversarial:
+        if self.adversarial:
             values |= self.discriminator_step(parts, fakes)
         values |= self.generator_step(parts, fakes)
         self._update_average()
         self._count_bad()
         self.step += 1
         return values
+
+    @property
+    def adversarial(self) -> bool:
+        """Whether the discriminator takes part in the iteration at work."""
+        return bool(self.config.weights.adversarial) and self.step >= self.config.adversarial_from
 
     def discriminator_step(self, parts: list[Batch], fakes: list[torch.Tensor] | None = None) -> Values:
         """One update of the discriminator, and one more for its penalty every `r1_every` iterations (lazy R1)."""
@@ -133,7 +138,7 @@ class Trainer:
             fake = fakes[i] if fakes else self.generate(part)
             with self._autocast():
                 values = self.objective(part, fake)
-                if weights.adversarial:
+                if self.adversarial:
                     values["adversarial"] = losses.adversarial(self._judge(fake))
             loss = sum(getattr(weights, name) * value for name, value in values.items()) / len(parts)
             loss.backward()

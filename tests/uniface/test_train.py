@@ -41,6 +41,7 @@ CONFIG = TrainConfig(
     r1_every=4,
     gradient_clip=5.0,
     skip_from=0,
+    adversarial_from=0,
     contextual_maps=(0,),
     amp=False,
     compile=False,
@@ -420,6 +421,18 @@ def test_callables_are_called_when_due():
 def test_checkpoints_lie_on_logs():
     with pytest.raises(ValueError, match="checkpoint_every 3 is no multiple of log_every 2"):
         dataclasses.replace(CONFIG, checkpoint_every=3)
+
+
+def test_adversary_joins_when_due():
+    mine = trainer(dataclasses.replace(CONFIG, adversarial_from=2))
+    before = {k: v.clone() for k, v in mine.discriminator.state_dict().items()}
+    seen = []
+    for step in range(3):
+        seen.append({"discriminator", "adversarial"} & mine.train_step(next(batches(step))).keys())
+        if step < 2:
+            assert_equal_states(mine.discriminator.state_dict(), before)
+    assert seen == [set(), set(), {"discriminator", "adversarial"}]
+    assert not torch.equal(mine.discriminator.conv.weight, before["conv.weight"])
 
 
 def test_skip_opens_when_due():

@@ -46,7 +46,7 @@ def test_paper_profile_has_the_papers_numbers():
     assert paper.image_size == 256
     for stage in (paper.train_reenactment, paper.train_swapping):
         assert (stage.iterations, stage.batch_size, stage.lr) == (500_000, 8, 1e-4)
-        assert (stage.beta1, stage.beta2) == (0.0, 0.99)
+        assert stage.betas == (0.0, 0.99)
 
 
 @pytest.mark.parametrize(

@@ -77,11 +77,15 @@ def discriminator_arrays(target: torch.Tensor, fake: torch.Tensor) -> dict[str, 
     model = Discriminator(ModelConfig())
     model.load_state_dict(convert("Discriminator", state_dict("Discriminator"))[0])
     found: dict[str, torch.Tensor] = {}
-    real = target.clone().requires_grad_()
-    logits = model(real)
+    # The gradient in float64, as the stored one: in float32 a few of the leaky ReLUs' inputs round to the other side of
+    # zero on some processors, and each of these moves the gradient of its patch by some thousandths.
+    real = target.double().requires_grad_()
+    logits = model.double()(real)
     found["disc.r1_grad"] = torch.autograd.grad(logits.sum(), real, retain_graph=True)[0]
     found["disc.r1_penalty"] = losses.gradient_penalty(logits, real).detach().reshape(1)
-    found["disc.logits_target"] = logits.detach()
+    model.float()
+    with torch.no_grad():
+        found["disc.logits_target"] = model(target)
     recorded(model, {"blocks.5": "disc.features4", "final": "disc.final_conv"}, found)
     with torch.no_grad():
         found["disc.logits_fake"] = model(fake)
@@ -126,7 +130,7 @@ def test_every_stored_array_agrees(stored, computed):
         assert part.shape == array.shape, name
         error, allowed = np.abs(part - array).max(), 1e-4
         if name.startswith("disc.r1_"):
-            error, allowed = error / np.abs(array).max(), 1e-3
+            error, allowed = error / np.abs(array).max(), 1e-5
         elif name == "e2e.image":
             allowed = 5e-4  # rounding of the flow: the official float32 run differs by 1.2e-4
         elif name.startswith("input."):
@@ -273,7 +277,7 @@ def test_released_reenactment_equals_an_independent_formulation(salt):
         small = F.interpolate(displacement, size=8, mode="bilinear", align_corners=True)
         warped = bilinear_samples(f, small)
         theirs = decoder(warped, under(states["Generator_32"], "decoder."), 4, f, stored=True)
-    torch.testing.assert_close(f_s, f, rtol=0, atol=1e-5)
+    torch.testing.assert_close(f_s, f, rtol=0, atol=1e-4)
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4)
 
 

@@ -1,0 +1,79 @@
+"""`python -m uniface`: the four commands, and errors without a traceback."""
+
+import argparse
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from official import state_dict
+
+from uniface.__main__ import main
+from uniface.images import read_image, write_image
+from uniface.model import UniFace, read_metadata
+from uniface.released import reenactment_config, swapping_config
+from uniface.summary import costs
+
+
+@pytest.fixture
+def files(tmp_path):
+    UniFace(tiny.config()).save(tmp_path / "model.safetensors")
+    for number, name in enumerate(("source", "target")):
+        pixels = np.random.default_rng(number).integers(0, 256, (48, 48, 3), dtype=np.uint8)
+        write_image(tmp_path / f"{name}.png", pixels)
+    return tmp_path
+
+
+@pytest.mark.parametrize("task", ["reenact", "swap"])
+def test_generate_writes_a_picture_of_the_models_size(files, task, capsys):
+    out = files / "out" / f"{task}.png"
+    arguments = [task, files / "source.png", files / "target.png", "-o", out, "--model", files / "model.safetensors"]
+    assert main([str(a) for a in arguments]) == 0
+    assert read_image(out).shape == (32, 32, 3)
+    assert str(out) in capsys.readouterr().out
+
+
+def test_errors_are_one_line_and_exit_2(files, capsys):
+    common = ["-o", str(files / "x.png"), "--model", str(files / "model.safetensors")]
+    assert main(["swap", str(files / "nobody.png"), str(files / "target.png"), *common]) == 2
+    assert "nobody.png" in capsys.readouterr().err
+    write_image(files / "wide.png", np.zeros((32, 64, 3), np.uint8))
+    assert main(["swap", str(files / "wide.png"), str(files / "target.png"), *common]) == 2
+    assert "64 x 32" in capsys.readouterr().err
+    assert main(["swap", "a.png", "b.png", "-o", "x.png", "--model", str(files / "none.safetensors")]) == 2
+    assert "none.safetensors" in capsys.readouterr().err
+    assert not (files / "x.png").exists()
+
+
+def test_import_writes_a_model_that_loads(tmp_path, capsys):
+    names = {"g_ema": "Generator_globalatt_return_32", "e_ema": "Encoder_return_32"}
+    content = {entry: state_dict(module) for entry, module in names.items()}
+    torch.save(content | {"train_args": argparse.Namespace(lr=0.001)}, tmp_path / "swap.pt")
+    assert main(["import", str(tmp_path / "swap.pt"), "-o", str(tmp_path / "swap.safetensors")]) == 0
+    out = capsys.readouterr().out
+    assert "swapping" in out and "style_mix.top.0.weight" in out
+    config, extra = read_metadata(tmp_path / "swap.safetensors")
+    assert config == swapping_config() and extra["imported_from"] == "swap.pt"
+
+
+def test_summary_prints_the_table_of_the_papers_model(capsys):
+    assert main(["summary"]) == 0
+    out = capsys.readouterr().out
+    for part in ("identity_embedder", "attribute_embedder", "identity_transfer", "generator", "discriminator"):
+        assert f"| {part} |" in out
+
+
+def test_counts_of_the_released_networks_are_the_releases():
+    """Parameters and GFLOPs as measured on the official modules, dead layers subtracted."""
+    found = costs(reenactment_config())
+    dead = 64 * 128 * 9 + 64 + 128 * 256 * 9 + 128  # up1, up2 of Encoder_Pose
+    assert found["identity_embedder"].parameters == 14_700_672
+    assert found["attribute_embedder"].parameters == 30_528_386 - dead
+    assert found["generator"].parameters == 62_864_259
+    assert found["discriminator"].parameters == 28_864_129
+    assert found["identity_embedder"].reenact / 1e9 == pytest.approx(100.8, rel=0.02)
+    assert found["attribute_embedder"].reenact / 1e9 == pytest.approx(8.1, rel=0.02)
+    assert found["generator"].reenact / 1e9 == pytest.approx(473.4, rel=0.02)
+    found = costs(swapping_config())
+    assert found["identity_embedder"].parameters == 9_718_912
+    assert found["generator"].parameters + found["identity_transfer"].parameters == 44_641_668 - 512 * 1024 - 512

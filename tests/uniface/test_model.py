@@ -1,0 +1,260 @@
+"""The joint model of Sec. 3.2: what the tasks share, what the switches remove, input checks, files, compilation."""
+
+import dataclasses
+import json
+
+import pytest
+import tiny
+import torch
+
+from uniface.config import ModelConfig
+from uniface.model import UniFace, read_metadata
+
+TASKS = ("reenact", "swap")
+SAMPLE = {
+    "feature_stride": 4,
+    "coordinates": True,
+    "attribute_norm": "group",
+    "fdf_identity_init": True,
+    "attention_logits": "cosine",
+    "attention_locality": 1.5,
+    "attention_value": "full",
+    "alpha_init": 1.0,
+    "to_rgb": "linear",
+    "skip": "zero_init",
+    "skip_strides": (2, 1),
+    "warp_padding": "border",
+    "modulation_kernel": 1,
+    "octave_layers": 1,
+    "base_blocks": 0,
+}
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return UniFace(tiny.config(alpha_init=0.5)).eval()
+
+
+@pytest.fixture
+def pair():
+    return tiny.images(2, seed=1), tiny.images(2, seed=2)
+
+
+def test_swap_and_reenact_of_one_picture_share_f(model):
+    x = tiny.images()
+    reenacted, swapped = model.explain("reenact", x, x), model.explain("swap", x, x)
+    assert torch.allclose(reenacted.f_bar_s, swapped.f_bar_s, atol=1e-5)
+    assert torch.equal(reenacted.fdf, swapped.fdf) and torch.equal(reenacted.z_t, swapped.z_t)
+
+
+def test_identity_comes_from_the_source_and_attributes_from_the_target(model, pair):
+    source, target = pair
+    parts = model.explain("reenact", source, target)
+    assert torch.equal(parts.fdf, model.attribute_embedder(target)[1])
+    f_s, _ = model.identity_embedder(source)
+    f_t, _ = model.identity_embedder(target)
+    assert torch.allclose(parts.f_bar_s, model.attribute_transfer(f_s, parts.fdf), atol=1e-5)
+    assert torch.allclose(parts.f_hat, model.identity_transfer(f_s, parts.f_bar_s), atol=1e-5)
+    parts = model.explain("swap", source, target)
+    assert torch.allclose(parts.f_hat, model.identity_transfer(parts.f_bar_s, f_t), atol=1e-5)
+    assert torch.allclose(parts.attention, model.identity_transfer.attention(parts.f_bar_s, f_t), atol=1e-5)
+
+
+def test_zero_fdf_leaves_reenactment_in_place(pair):
+    model = UniFace(tiny.config()).eval()
+    with torch.no_grad():
+        model.attribute_embedder.head.weight.zero_()
+        model.attribute_embedder.head.bias.zero_()
+        source, target = pair
+        parts = model.explain("reenact", source, target)
+        assert torch.allclose(parts.f_bar_s, model.identity_embedder(source)[0], atol=1e-5)
+        assert torch.allclose(parts.image, model.reenact(source, source), atol=1e-4)
+
+
+def test_reenactment_warps_the_skip_with_the_face(pair):
+    torch.manual_seed(0)
+    warped = UniFace(tiny.config()).eval()
+    still = UniFace(tiny.config(skip_warped=False)).eval()
+    still.load_state_dict(warped.state_dict())
+    assert not torch.allclose(warped.reenact(*pair), still.reenact(*pair), atol=1e-3)
+    assert torch.equal(warped.swap(*pair), still.swap(*pair))  # the target's skip lies where it should
+
+
+def test_driver_replaces_only_the_attribute_embedders_input(model, pair):
+    source, target = pair
+    driver = tiny.images(2, seed=3)
+    for task in (model.reenact, model.swap):
+        assert torch.equal(task(source, target, driver=target), task(source, target))
+        assert not torch.allclose(task(source, target, driver=driver), task(source, target))
+    assert torch.equal(model.reenact(source, target, driver=driver), model.reenact(source, driver))
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("changes", [{}, SAMPLE], ids=["paper", "sample"])
+def test_results_do_not_depend_on_batch_neighbours(task, changes):
+    torch.manual_seed(0)
+    model = UniFace(tiny.config(**changes)).eval()
+    source, target = tiny.images(3, seed=1), tiny.images(3, seed=2)
+    with torch.no_grad():
+        together = model(source, target, task=task)
+        alone = torch.cat([model(source[i : i + 1], target[i : i + 1], task=task) for i in range(3)])
+    assert torch.allclose(together, alone, atol=1e-4)
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("changes", [{"alpha_init": 0.5}, SAMPLE | {"alpha_init": 0.5}], ids=["paper", "sample"])
+def test_gradients_reach_what_should_learn_and_nothing_frozen(task, changes, pair):
+    torch.manual_seed(0)
+    model = UniFace(tiny.config(**changes)).train()
+    # 2 x 2 and 1 x 1 maps after instance norm have sum zero: biases before it cannot matter, by construction
+    norm = torch.nn.InstanceNorm2d
+    dead = {
+        f"attribute_embedder.{side}.{n}.0.bias"
+        for side in ("up",)
+        for n, layer in enumerate(getattr(model.attribute_embedder, side))
+        if isinstance(layer[-1], norm)
+    }
+    model(*pair, task=task).square().mean().backward()
+    without = {n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()}
+    assert without <= dead
+
+    model.zero_grad(set_to_none=True)
+    model.attribute_embedder.requires_grad_(False)
+    model(*pair, task=task).square().mean().backward()
+    reached = {n for n, p in model.named_parameters() if p.grad is not None}
+    assert reached == {n for n, _ in model.named_parameters() if not n.startswith("attribute_embedder.")}
+
+
+def test_ablations_of_table_4(pair):
+    source, target = pair
+    other = tiny.images(2, seed=9)
+    without_idt = UniFace(tiny.config(use_idt=False)).eval()
+    assert torch.equal(without_idt.swap(source, target), without_idt.swap(other, target))  # IDRet falls to 0.05
+    assert not torch.allclose(without_idt.reenact(source, target), without_idt.reenact(source, other))
+    without_attrt = UniFace(tiny.config(use_attrt=False, alpha_init=0.5)).eval()
+    assert torch.equal(without_attrt.reenact(source, target), without_attrt.reenact(source, other))  # APE 0.424
+    assert without_attrt.attribute_embedder is None
+    assert not torch.allclose(without_attrt.swap(source, target), without_attrt.swap(other, target))
+
+
+def test_skip_switched_off_is_no_skip(pair):
+    model = UniFace(tiny.config(skip="full")).eval()
+    bare = UniFace(tiny.config(skip="none")).eval()
+    bare.load_state_dict(model.state_dict())
+    assert not torch.allclose(model.swap(*pair), bare.swap(*pair))
+    model.skip_enabled = False
+    assert torch.equal(model.swap(*pair), bare.swap(*pair))
+
+
+def test_checkpointing_gives_the_same_gradients(pair):
+    torch.manual_seed(0)
+    model = UniFace(tiny.config(alpha_init=0.5)).train()
+    gradients = []
+    for enabled in (False, True):
+        model.set_checkpointing(enabled).zero_grad()
+        model.swap(*pair).square().mean().backward()
+        gradients.append([p.grad.clone() for p in model.parameters()])
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(*gradients, strict=True))
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("changes", [{"alpha_init": 0.5}, SAMPLE], ids=["paper", "sample"])
+def test_forward_compiles_without_graph_breaks(task, changes, pair):
+    model = UniFace(tiny.config(**changes)).eval()
+    compiled = torch.compile(model, backend="eager", fullgraph=True)  # fullgraph: any break raises
+    with torch.no_grad():
+        assert torch.allclose(compiled(*pair, task=task), model(*pair, task=task), atol=1e-4)
+    torch.compiler.reset()
+
+
+def bad_inputs():
+    x = tiny.images()
+    yield "size", x[..., :16, :16], x, "32 x 32"
+    yield "not square", x, x[..., :16], "32 x 32"
+    yield "channels", x, x[:, :1], "RGB"
+    yield "no batch", x[0], x, "RGB"
+    yield "batches", x, x[:1], "same size"
+    yield "empty", x[:0], x[:0], "at least 1"
+    yield "dtype", (x * 127).to(torch.uint8), x, "uint8"
+    yield "not a tensor", x.numpy(), x, "ndarray"
+    yield "range", x, x * 127.5 + 127.5, "[-1, 1]"
+    yield "nan", x, torch.full_like(x, float("nan")), "[-1, 1]"
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize(("source", "target", "says"), [pytest.param(*b[1:], id=b[0]) for b in bad_inputs()])
+def test_bad_input_raises_and_says_what_was_expected(model, task, source, target, says):
+    with pytest.raises(ValueError, match=says.replace("[", r"\[").replace("]", r"\]")):
+        getattr(model, task)(source, target)
+
+
+def test_rounding_beyond_the_range_is_accepted(model):
+    x = tiny.images().clamp(-0.9, 0.9)
+    x[0, 0, 0, 0] = 1.0005
+    assert model.reenact(x, x).shape == x.shape
+
+
+def test_save_and_load_give_the_same_model(model, pair, tmp_path):
+    model.save(tmp_path / "m.safetensors", extra={"step": 7})
+    again = UniFace.load(tmp_path / "m.safetensors")
+    assert again.config == model.config and not again.training
+    assert torch.equal(again.swap(*pair), model.swap(*pair))
+    assert read_metadata(tmp_path / "m.safetensors") == (model.config, {"step": 7})
+    assert [p.name for p in tmp_path.iterdir()] == ["m.safetensors"]  # no temporary file left
+
+
+def test_a_model_without_skip_takes_a_zero_initialised_one(pair, tmp_path):
+    bare = UniFace(tiny.config(skip="none")).eval()
+    bare.save(tmp_path / "m.safetensors")
+    model = UniFace.load(tmp_path / "m.safetensors", skip="zero_init")
+    assert len(model.generator.resizer.skips) == 2
+    assert torch.equal(model.swap(*pair), bare.swap(*pair))
+
+
+def test_files_that_do_not_fit_are_refused(model, tmp_path):
+    from safetensors.torch import save_file
+
+    with pytest.raises(FileNotFoundError, match=r"none\.safetensors"):
+        UniFace.load(tmp_path / "none.safetensors")
+    (tmp_path / "text.safetensors").write_text("no tensors here")
+    with pytest.raises(ValueError, match="no safetensors file"):
+        UniFace.load(tmp_path / "text.safetensors")
+    save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
+    with pytest.raises(ValueError, match="no UniFace model"):
+        UniFace.load(tmp_path / "other.safetensors")
+    model.save(tmp_path / "m.safetensors")
+    with pytest.raises(ValueError, match="does not fit"):
+        UniFace.load(tmp_path / "m.safetensors", identity_blocks=2)
+    with pytest.raises(ValueError, match="does not fit"):
+        UniFace.load(tmp_path / "m.safetensors", max_channels=16)
+    config = json.dumps(dataclasses.asdict(model.config) | {"magic": 1})
+    save_file({"a": torch.zeros(1)}, tmp_path / "new.safetensors", metadata={"format": "uniface", "config": config})
+    with pytest.raises(ValueError, match="magic"):
+        UniFace.load(tmp_path / "new.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"image_size": 100}, "image_size"),
+        ({"feature_stride": 3}, "feature_stride"),
+        ({"image_size": 32, "feature_stride": 16}, "feature_stride"),
+        ({"attention_reduction": 3}, "attention_reduction"),
+        ({"skip_strides": (3,)}, "skip_strides"),
+        ({"skip_features": "output"}, "skip_strides"),
+        ({"channel_base": 0}, "channel_base"),
+        ({"attention_locality": -1.0}, "attention_locality"),
+    ],
+)
+def test_wrong_settings_are_refused_by_name(changes, says):
+    with pytest.raises(ValueError, match=f"model.*{says}"):
+        ModelConfig(**changes)
+
+
+def test_the_defaults_are_the_papers_model():
+    config = ModelConfig()
+    assert (config.feature_channels, config.feature_size) == (512, 32)  # F in R^{C x H/8 x W/8}
+    assert config.attribute_dim == 512 and config.attention_reduction == 4 and config.alpha_init == 0
+    assert config.use_attrt and config.use_idt and config.skip == "full" and config.synthesis == "stylemap"
+    assert config.attention_value == "reduced" and config.attention_logits == "dot" and not config.attention_locality

@@ -14,6 +14,9 @@ from pipeline.params import ComputeParams
 ATTEMPTS = 3
 """How often a task is tried that takes its worker down with it."""
 
+STARTS = 3
+"""How often starting Ray on this machine is tried."""
+
 
 class WorkerDied(RuntimeError):
     """Stands for the result of a task whose worker died `ATTEMPTS` times; the message is the last death's reason."""
@@ -39,7 +42,14 @@ def connect(compute: ComputeParams) -> None:
             "num_cpus": max(cores, compute.crop_workers, compute.workers * compute.cpus_per_worker),
             "include_dashboard": False,
         }
-    ray.init(address=address, logging_level="ERROR", log_to_driver=False, **here)
+    for attempt in range(1, STARTS + 1):
+        try:
+            ray.init(address=address, logging_level="ERROR", log_to_driver=False, **here)
+            return
+        except Exception:  # a busy machine misses Ray's own fixed 30 seconds, which it reports as a bare Exception
+            ray.shutdown()
+            if not here or attempt == STARTS:
+                raise
 
 
 def fan_out(

@@ -288,7 +288,7 @@ def sheet(folder: str | Path, out: str | Path, split: str = "train", count: int 
     def captioned(image: np.ndarray, image_id: str) -> np.ndarray:
         picture = Image.new("RGB", (tile, tile + strip), "white")
         picture.paste(Image.fromarray(image).resize((tile, tile)))
-        ImageDraw.Draw(picture).text((2, tile + 2), f"{image_id} of {dataset.identity(image_id)}"[:21], "black")
+        ImageDraw.Draw(picture).text((2, tile + 2), f"{image_id}, id {dataset.identity(image_id)}"[:21], "black")
         return np.asarray(picture)
 
     cells = []

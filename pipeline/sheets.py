@@ -11,7 +11,7 @@ from uniface.model import UniFace
 TILE = 128  # pixels of the shown side: smaller images are enlarged to it
 LABEL = 18  # pixels of the line of labels
 # Points of the target whose attention is shown, in fractions of width and height.
-POINTS = {"eye": (0.37, 0.43), "nose": (0.5, 0.56), "mouth": (0.5, 0.72), "cheek": (0.68, 0.6)}
+POINTS = {"eye": (0.42, 0.46), "nose": (0.5, 0.57), "mouth": (0.5, 0.7), "cheek": (0.61, 0.6)}
 
 
 def sheet(labels: Sequence[str], columns: Sequence[np.ndarray]) -> np.ndarray:
@@ -59,7 +59,9 @@ def fdf_sheet(model: UniFace, source: np.ndarray, target: np.ndarray) -> np.ndar
     if parts.fdf is None:
         return None
     fields = parts.fdf.float().cpu().numpy()  # (N, 2, h, w)
-    largest = float(np.quantile(np.hypot(fields[:, 0], fields[:, 1]), 0.99))  # one scale for all rows
+    edge = fields.shape[-1] // 6  # what happens at the border says nothing about the face, yet may be the largest
+    inner = fields[..., edge : fields.shape[-2] - edge, edge : fields.shape[-1] - edge]
+    largest = float(np.quantile(np.hypot(inner[:, 0], inner[:, 1]), 0.99))  # one scale for all rows
     coloured = np.stack([_cells(colour_field(field, largest), source.shape[1]) for field in fields])
     return sheet(("source", "target", "FDF of target", "output"), (source, target, coloured, to_uint8(parts.image)))
 

@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 
 @cache
 def _decord():
+    import cv2  # noqa: F401  before decord, whose own zlib would break cv2's PNG decoder
     import decord
 
     decord.logging.set_level(decord.logging.FATAL)  # errors come as exceptions; FFmpeg's remarks are noise

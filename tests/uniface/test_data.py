@@ -1,6 +1,8 @@
 """uniface/data.py, uniface/tables.py: the right frames, streams made from (seed, step), corrupt bytes counted."""
 
 import pickle
+import subprocess
+import sys
 import time
 
 import av
@@ -91,6 +93,17 @@ def test_read_frames_is_exact_in_any_order_from_bytes_and_path(videos, tmp_path)
         frames = read_frames(video, wanted)
         assert frames.shape == (5, SIZE, SIZE, 3) and frames.dtype == np.uint8
         assert [decoded(frame) for frame in frames] == [(5, n) for n in wanted]
+
+
+def test_pngs_can_be_read_after_videos(videos, tmp_path):
+    """In a fresh process: whichever of decord and cv2 is loaded first brings its zlib for both."""
+    (tmp_path / "x.mp4").write_bytes(videos[0])
+    (tmp_path / "x.png").write_bytes(cv2.imencode(".png", np.full((8, 8, 3), 9, np.uint8))[1].tobytes())
+    code = "import sys; from uniface import data; data.read_frames(sys.argv[1], [0]); "
+    code += "print(data.read_image_bytes(open(sys.argv[2], 'rb').read()).sum())"
+    files = [str(tmp_path / "x.mp4"), str(tmp_path / "x.png")]
+    answer = subprocess.run([sys.executable, "-c", code, *files], capture_output=True, text=True, timeout=120)
+    assert answer.stdout == f"{9 * 8 * 8 * 3}\n", answer.stderr
 
 
 def test_read_frames_errors(videos, tmp_path):

@@ -5,7 +5,6 @@ attribute embedder. Nothing is unpickled but tensors and the `argparse.Namespace
 """
 
 import argparse
-import pickle
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -144,13 +143,16 @@ def build(modules: Mapping[str, Mapping[str, Tensor]]) -> tuple[UniFace, list[st
     Raises ValueError if together they are neither the released reenactment nor the released swapping network.
     """
     if "Generator_32" in modules:
-        size = 8 * modules["Generator_32"]["decoder.input.input"].shape[-1]
-        config, needed = reenactment_config(size), {"Encoder_32", "Encoder_Pose", "Generator_32"}
+        generator, configuration = "Generator_32", reenactment_config
+        needed = {"Encoder_32", "Encoder_Pose", generator}
     elif "Generator_globalatt_return_32" in modules:
-        size = 8 * modules["Generator_globalatt_return_32"]["decoder.input.input"].shape[-1]
-        config, needed = swapping_config(size), {"Encoder_return_32", "Generator_globalatt_return_32"}
+        generator, configuration = "Generator_globalatt_return_32", swapping_config
+        needed = {"Encoder_return_32", generator}
     else:
         raise ValueError(f"no generator among {sorted(modules)}")
+    if "decoder.input.input" not in modules[generator]:
+        raise ValueError(f"{generator}'s weights have no decoder.input.input: is this another network's checkpoint?")
+    config = configuration(8 * modules[generator]["decoder.input.input"].shape[-1])
     if needed - set(modules):
         raise ValueError(f"the released network also needs {sorted(needed - set(modules))}")
     state, dropped = {}, []
@@ -177,7 +179,7 @@ def import_checkpoint(path: str | Path) -> tuple[UniFace, Report]:
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):  # the training options; nothing else is unpickled
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+    except Exception as error:  # torch.load lets KeyError, IndexError and others out of a file that is no pickle
         raise ValueError(f"{path} is no checkpoint of tensors and options alone: {error}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__}: expected the released dict of state dicts")

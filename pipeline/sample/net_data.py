@@ -58,7 +58,7 @@ class Swaps:
 
 
 def portraits(seed: int, stream: int, faces: int, workers: int) -> Portraits:
-    """Two pictures of each of `faces` identities: one look and scene, two poses; from portraits to tight crops."""
+    """Two pictures of each of `faces` identities, each with its own look, scene and pose: portraits and tight crops."""
     parts = list(_drawn(partial(_portraits, seed, stream), faces, workers))
     return Portraits(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
@@ -95,20 +95,20 @@ def _rng(seed: int, stream: int, index: int) -> np.random.Generator:
 
 def _portraits(seed: int, stream: int, index: int) -> tuple[np.ndarray, ...]:
     rng = _rng(seed, stream, index)
-    face, look, scene = Face.sample(rng), Look.sample(rng), Scene.sample(rng)
-    tight = bool(rng.uniform() < 0.5)
-    unit = PICTURE * (rng.uniform(0.33, 0.44) if tight else rng.uniform(0.31, 0.35))
-    spread = 0.04 if tight else 0.01
-    centre = tuple(PICTURE * (np.array([0.5, 0.49]) + rng.uniform(-spread, spread, 2)))
-    renderer = Renderer(face, look, scene, (PICTURE, PICTURE), unit, centre)
-    stills = [Attributes.sample(rng) if tight else Attributes.portrait(rng) for _ in range(2)]
-    drawn = [renderer.frame(still) for still in stills]
-    return (
-        np.stack([image for image, _ in drawn]),
-        np.stack([landmarks for _, landmarks in drawn]),
-        np.stack([face.vector()] * 2),
-        np.stack([still.vector() for still in stills]),
-    )
+    face = Face.sample(rng)
+    images, landmarks, stills = [], [], []
+    for _ in range(2):
+        look, scene = Look.sample(rng), Scene.sample(rng)
+        tight = bool(rng.uniform() < 0.5)
+        unit = PICTURE * (rng.uniform(0.33, 0.44) if tight else rng.uniform(0.31, 0.35))
+        spread = 0.04 if tight else 0.01
+        centre = tuple(PICTURE * (np.array([0.5, 0.49]) + rng.uniform(-spread, spread, 2)))
+        still = Attributes.sample(rng) if tight else Attributes.portrait(rng)
+        image, points = Renderer(face, look, scene, (PICTURE, PICTURE), unit, centre).frame(still)
+        images.append(image)
+        landmarks.append(points)
+        stills.append(still.vector())
+    return np.stack(images), np.stack(landmarks), np.stack([face.vector()] * 2), np.stack(stills)
 
 
 def _frames(seed: int, stream: int, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -9,10 +9,14 @@ from small_project import environment, free_port, wait_for
 
 @pytest.fixture(scope="session")
 def prefect_server(tmp_path_factory):
-    """The API address of a real Prefect server, looking for due schedules every second."""
+    """The API address of a real Prefect server, which looks for due schedules and free slots every few seconds."""
     folder = tmp_path_factory.mktemp("server")
     port = free_port()
-    quick = {"PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "1", "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
+    quick = {
+        "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "5",
+        "PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": "5",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    }
     process = subprocess.Popen(
         [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)],
         cwd=folder,
@@ -21,7 +25,7 @@ def prefect_server(tmp_path_factory):
         stderr=subprocess.DEVNULL,
     )
     try:
-        wait_for(f"http://127.0.0.1:{port}/api/health", process)
+        wait_for(f"http://127.0.0.1:{port}/api/health", process, seconds=300)
         yield f"http://127.0.0.1:{port}/api"
     finally:
         process.terminate()

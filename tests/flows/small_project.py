@@ -30,7 +30,7 @@ stages:
     outs: [reports/registered.json]
 """
 ROAD = """
-import sys, time
+import sys
 from pathlib import Path
 from pipeline import tracking
 
@@ -41,9 +41,6 @@ if stage == "download":
     Path("data/videos/quality.txt").write_text(raw)
 elif stage == "train":
     quality = float(Path("data/videos/quality.txt").read_text())
-    if Path("slow").exists():
-        print("training slowly", flush=True)
-        time.sleep(60)
     Path("models").mkdir()
     Path("models/model.txt").write_text(str(quality))
 else:
@@ -80,7 +77,6 @@ def make_project(folder: Path, quality: float) -> Path:
     (folder / ".dvc").mkdir()
     (folder / ".dvc/config").write_text("[core]\n    no_scm = true\n    analytics = false\n")
     shutil.copytree(ROOT / "flows", folder / "flows", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "prefect.yaml", folder)
     shutil.copy(ROOT / "pyproject.toml", folder)
     return folder
 

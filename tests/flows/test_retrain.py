@@ -1,13 +1,7 @@
-"""The retraining end to end in a small project: by hand, by a server's worker, by schedule; two at once; killed."""
+"""The retraining in a small project: what it promotes and refuses, two at once. The real road: test_tiny_road.py."""
 
-import json
-import os
-import signal
 import subprocess
 import sys
-import time
-import urllib.request
-from datetime import UTC, datetime, timedelta
 
 import pytest
 import yaml
@@ -40,18 +34,6 @@ def test_the_deployment_has_a_schedule_a_process_pool_and_one_run_at_a_time():
     assert (ROOT / module).is_file() and f"def {flow}(" in (ROOT / module).read_text()
     assert deployment["schedules"][0]["cron"] and deployment["work_pool"]["name"] == "uniface"
     assert deployment["concurrency_limit"]["limit"] == 1
-
-
-def call(api, path, body=None, method=None):
-    request = urllib.request.Request(
-        api + path,
-        data=None if body is None else json.dumps(body).encode(),
-        headers={"Content-Type": "application/json"},
-        method=method or ("GET" if body is None else "POST"),
-    )
-    with urllib.request.urlopen(request, timeout=30) as answer:
-        text = answer.read()
-    return json.loads(text) if text else None
 
 
 def serving(folder):
@@ -93,66 +75,3 @@ def test_by_hand_then_new_data_then_worse_data_then_two_at_once(project, prefect
     assert sum("another run of the road is at work" in text for text in said) == 1
     assert sorted("promoted" in text for text in said) == [False, True]
     assert serving(project) == ("3", "1")
-
-
-@pytest.mark.slow
-def test_killed_in_the_middle_the_next_run_completes(project, prefect_server):
-    (project / "slow").touch()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "flows.retrain"],
-        cwd=project,
-        env=environment(project, PREFECT_API_URL=prefect_server),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    assert any("training slowly" in line for line in process.stdout)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    (project / "slow").unlink()
-    again = run(project, "flows.retrain", PREFECT_API_URL=prefect_server)
-    assert again.returncode == 0, again.stdout
-    assert serving(project) == ("1", None)
-
-
-@pytest.mark.slow
-def test_deployment_triggered_run_and_schedule_on_a_real_server(project, prefect_server):
-    api = {"PREFECT_API_URL": prefect_server}
-    for command in (["work-pool", "create", "uniface", "--type", "process"], ["--no-prompt", "deploy", "--all"]):
-        done = run(project, "prefect", *command, PWD=str(project), **api)
-        assert done.returncode == 0, done.stdout
-    deployment = call(prefect_server, "/deployments/name/retrain/weekly")
-    assert [s["schedule"]["cron"] for s in deployment["schedules"]] == ["0 3 * * 1"]
-    assert deployment["concurrency_limit"] == 1 or deployment["global_concurrency_limit"]["limit"] == 1
-
-    # a tick in the next minute beside the weekly one
-    due = datetime.now(UTC) + timedelta(seconds=75)
-    tick = {"schedule": {"cron": f"{due.minute} {due.hour} * * *", "timezone": "UTC"}, "active": True}
-    call(prefect_server, f"/deployments/{deployment['id']}/schedules", [tick])
-    worker = subprocess.Popen(
-        [sys.executable, "-m", "prefect", "worker", "start", "--pool", "uniface"],
-        cwd=project,
-        env=environment(project, PREFECT_WORKER_QUERY_SECONDS="1", **api),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        triggered = call(prefect_server, f"/deployments/{deployment['id']}/create_flow_run", {})
-        states = {}
-        end = time.monotonic() + 200
-        while time.monotonic() < end:
-            runs = call(prefect_server, "/flow_runs/filter", {"deployments": {"id": {"any_": [deployment["id"]]}}})
-            states = {r["id"]: r["state"]["type"] for r in runs if r["state"]["type"] != "SCHEDULED"}
-            by_schedule = [r["id"] for r in runs if r["auto_scheduled"] and r["state"]["type"] == "COMPLETED"]
-            if states.get(triggered["id"]) == "COMPLETED" and by_schedule:
-                break
-            assert not {"FAILED", "CRASHED"} & set(states.values()), states
-            time.sleep(1)
-        assert states.get(triggered["id"]) == "COMPLETED" and by_schedule, states
-    finally:
-        worker.terminate()
-        worker.wait(60)
-    assert serving(project) == ("1", None)
-    reports = call(prefect_server, "/artifacts/filter", {"artifacts": {"key": {"any_": ["retraining"]}}})
-    assert any("no champion yet): promoted" in item["data"] for item in reports)

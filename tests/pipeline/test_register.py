@@ -25,11 +25,11 @@ METRICS = {
 }
 
 
-def run(home, seed=0, name="faces"):
+def run(home, seed=0, name="faces", model=TINY):
     """Models with weights of this seed, then the stage."""
     for task in stage.TASKS:
         torch.manual_seed(seed + (task == "swapping"))
-        UniFace(TINY).save(home / f"models/{task}.safetensors")
+        UniFace(model).save(home / f"models/{task}.safetensors")
     (home / "reports/samples").mkdir(parents=True, exist_ok=True)
     (home / "reports/metrics.json").write_text(json.dumps(METRICS))
     (home / "reports/samples/grid.png").write_bytes(b"a picture")
@@ -39,7 +39,7 @@ def run(home, seed=0, name="faces"):
     nets = {"judge": {"file": "judge.onnx", "name": "judge", "licence": "MIT", "stand_in": True}}
     (home / "data/weights/weights.json").write_text(json.dumps(nets))
     params = settings.load(ROOT / "params.yaml")
-    params = dataclasses.replace(params, image_size=32, register=settings.RegisterParams(name=name))
+    params = dataclasses.replace(params, image_size=model.image_size, register=settings.RegisterParams(name=name))
     return stage.register(
         {task: home / f"models/{task}.safetensors" for task in stage.TASKS},
         home / "reports/metrics.json",

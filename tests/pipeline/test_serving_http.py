@@ -15,6 +15,7 @@ import pytest
 from test_register import run
 from test_serving import face, text
 
+from pipeline import params as settings
 from pipeline import promote, serving, tracking
 from pipeline.params import GateParams, PromoteParams, RegisterParams
 
@@ -44,7 +45,7 @@ def stop(process):
     process.wait(30)
 
 
-def wait_for(url, process, seconds=120):
+def wait_for(url, process, seconds=300):
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         assert process.poll() is None, f"{process.args} ended with {process.returncode}"
@@ -82,13 +83,21 @@ def ask(url, rows):
         return error.code, json.loads(error.read())
 
 
+def timed(url, row):
+    """Milliseconds of one request with one row."""
+    began = time.perf_counter()
+    assert ask(url, [row])[0] == 200
+    return 1000 * (time.perf_counter() - began)
+
+
 @pytest.mark.slow
-def test_register_promote_and_serve_over_http(server, tmp_path, monkeypatch):
+def test_register_promote_and_serve_over_http(server, tmp_path, monkeypatch, record_property):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
-    registered = run(tmp_path, name="served")
+    model = settings.load(Path(__file__).resolve().parents[2] / "params.yaml").model
+    registered = run(tmp_path, name="served", model=model)
     assert registered["tracking_uri"] == server and not (tmp_path / "mlflow.db").exists()
-    params = SimpleNamespace(promote=GATES, register=RegisterParams(name="served"))
-    assert promote.promote(params, None, root=tmp_path).outcome == "promoted"
+    judged_by = SimpleNamespace(promote=GATES, register=RegisterParams(name="served"))
+    assert promote.promote(judged_by, None, root=tmp_path).outcome == "promoted"
     assert tracking.Registry("served", tmp_path).aliases() == {"candidate": "1", "champion": "1"}
 
     port = free_port()
@@ -99,13 +108,15 @@ def test_register_promote_and_serve_over_http(server, tmp_path, monkeypatch):
     url = f"http://127.0.0.1:{port}"
     try:
         wait_for(f"{url}/ping", process)
-        rows = [{"task": task, "source": text(face(0)), "target": text(face(1))} for task in serving.TASKS]
+        size = model.image_size
+        faces = face(0, size), face(1, size)
+        rows = [{"task": task, "source": text(faces[0]), "target": text(faces[1])} for task in serving.TASKS]
         status, answer = ask(url, rows)
         assert status == 200
         images = [serving.decode(row["image"]) for row in answer["predictions"]]
-        assert [image.shape for image in images] == [(32, 32, 3)] * 2
+        assert [image.shape for image in images] == [(size, size, 3)] * 2
         assert (images[0] != images[1]).any()
-        status, answer = ask(url, [{"task": "swapping", "source": face(0).tolist(), "target": face(1).tolist()}])
+        status, answer = ask(url, [{"task": "swapping", "source": faces[0].tolist(), "target": faces[1].tolist()}])
         assert status == 200
         assert abs(serving.decode(answer["predictions"][0]["image"]).astype(int) - images[1]).max() <= 1
         for row, sentence in (
@@ -115,5 +126,10 @@ def test_register_promote_and_serve_over_http(server, tmp_path, monkeypatch):
         ):
             status, answer = ask(url, [row])
             assert status == 400 and sentence in answer["message"], answer
+        for row in rows:
+            times = sorted(timed(url, row) for _ in range(20))
+            record_property(f"{row['task']}_ms", times)
+            print(f"{row['task']} at {size} px: median {times[10]:.0f} ms, slowest of 20 {times[-1]:.0f} ms a request")
+            assert times[10] < 5000
     finally:
         stop(process)

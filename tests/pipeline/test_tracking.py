@@ -90,9 +90,26 @@ def test_a_server_that_is_away_costs_no_value_and_no_training(registry_home, mon
 
 
 @pytest.mark.slow
-def test_processes_may_initialise_a_fresh_database_at_once(tmp_path):
-    """Without the lock, sqlite migrations collide."""
-    code = "from pipeline import tracking; tracking.initialise()"
-    started = [subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path) for _ in range(2)]
-    assert [process.wait(120) for process in started] == [0, 0]
-    assert (tmp_path / "mlflow.db").is_file()
+def test_processes_may_initialise_a_fresh_database_at_once(tmp_path, monkeypatch):
+    """Without the lock, sqlite's migrations collide."""
+    import mlflow
+
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    code = """
+import sys, time
+from pathlib import Path
+import mlflow.store.tracking.sqlalchemy_store  # all that is slow to import, so that both meet at the database
+from pipeline import tracking
+Path(sys.argv[1]).touch()
+while not (Path("0").exists() and Path("1").exists()):
+    time.sleep(0.001)
+with tracking.start_run("train") as run:
+    run.log_metrics({"loss": 1.0}, step=0)
+"""
+    started = [subprocess.Popen([sys.executable, "-c", code, str(n)], cwd=tmp_path) for n in range(2)]
+    assert [process.wait(240) for process in started] == [0, 0]
+    tracking.initialise(tmp_path)
+    client = mlflow.MlflowClient()
+    assert [e.name for e in client.search_experiments() if e.name == tracking.EXPERIMENT] == [tracking.EXPERIMENT]
+    runs = client.search_runs([client.get_experiment_by_name(tracking.EXPERIMENT).experiment_id])
+    assert [(run.info.status, run.data.metrics) for run in runs] == [("FINISHED", {"loss": 1.0})] * 2

@@ -4,13 +4,11 @@ Images are float RGB (B, 3, H, W) in [-1, 1]. What the nets stand in for: `Outpu
 and a 3D face model's pose and expression, `Perceptual` VGG, `Detector` SCRFD. `train_nets` trains and exports them.
 """
 
-import copy
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-RANK = 56  # of the widest layer of a net that ships
+SQUEEZED = 24  # channels before a fully connected layer
 STRIDES = (8, 16, 32)  # of the detector's three levels; insightface fixes them
 ANCHORS = ((24.0, 40.0), (64.0, 104.0), (160.0, 256.0))  # face sizes (pixels) of the two anchors of each level
 
@@ -25,10 +23,15 @@ def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Sequent
 class Heads(nn.Module):
     """From a feature map to standardised face parameters and attributes: what all the regression nets learn from."""
 
-    def __init__(self, features: int, faces: int, attributes: int, hidden: int = 256):
+    def __init__(self, channels: int, side: int, faces: int, attributes: int, hidden: int = 256):
         super().__init__()
         self.hidden = nn.Sequential(
-            nn.Flatten(), nn.Linear(features, hidden, bias=False), nn.BatchNorm1d(hidden), nn.ReLU(), nn.Dropout(0.1)
+            _conv(channels, SQUEEZED, 1),  # the fully connected layer would have most of a net's weights
+            nn.Flatten(),
+            nn.Linear(SQUEEZED * side**2, hidden, bias=False),
+            nn.BatchNorm1d(hidden),
+            nn.ReLU(),
+            nn.Dropout(0.1),
         )
         self.face, self.attributes = nn.Linear(hidden, faces), nn.Linear(hidden, attributes)
 
@@ -40,35 +43,26 @@ class Heads(nn.Module):
 class Regression(nn.Module):
     """Images (B, 3, S, S) -> standardised face parameters (B, F) and attributes (B, A).
 
-    The stem has stride 4, so the net is cheap inside a training loss. S must be a multiple of 16.
+    It works at half the input's resolution, so it is cheap inside a training loss, and sees all that 64 px pictures
+    have. S must be a multiple of 16.
     """
 
-    def __init__(self, size: int, faces: int, attributes: int, widths: tuple[int, int, int, int], stem: int = 6):
+    def __init__(self, size: int, faces: int, attributes: int, widths: tuple[int, int, int, int], kernel: int = 3):
         super().__init__()
         first, second, third, fourth = widths
         self.trunk = nn.Sequential(
-            _conv(3, first, stem, 4),  # (B, first, S/4, S/4)
-            _conv(first, second, 3),
+            nn.AvgPool2d(2),
+            _conv(3, first, kernel),  # (B, first, S/2, S/2)
+            _conv(first, second, 4, 2),  # (B, second, S/4, S/4)
             _conv(second, third, 4, 2),  # (B, third, S/8, S/8)
             _conv(third, third, 3),
             _conv(third, fourth, 4, 2),  # (B, fourth, S/16, S/16)
             _conv(fourth, fourth, 3),
         )
-        self.heads = Heads(fourth * (size // 16) ** 2, faces, attributes)
+        self.heads = Heads(fourth, size // 16, faces, attributes)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         return self.heads(self.trunk(images))
-
-
-def low_rank(linear: nn.Linear, rank: int) -> nn.Sequential:
-    """Two small layers in place of one without bias: its `rank` largest singular values, a tenth of the bytes."""
-    left, values, right = torch.linalg.svd(linear.weight.data, full_matrices=False)
-    pair = nn.Sequential(
-        nn.Linear(linear.in_features, rank, bias=False), nn.Linear(rank, linear.out_features, bias=False)
-    )
-    pair[0].weight.data = values[:rank, None] * right[:rank]
-    pair[1].weight.data = left[:, :rank].contiguous()
-    return pair
 
 
 class Output(nn.Module):
@@ -76,8 +70,7 @@ class Output(nn.Module):
 
     def __init__(self, net: Regression, weight: Tensor, bias: Tensor):
         super().__init__()
-        self.trunk, self.hidden = net.trunk, copy.deepcopy(net.heads.hidden)
-        self.hidden[1] = low_rank(self.hidden[1], RANK)
+        self.trunk, self.hidden = net.trunk, net.heads.hidden
         self.linear = nn.Linear(weight.shape[1], weight.shape[0])
         self.linear.load_state_dict({"weight": weight, "bias": bias})
 
@@ -123,7 +116,7 @@ class PerceptualRegression(nn.Module):
         super().__init__()
         self.maps = Perceptual()
         self.pool = _conv(Perceptual.WIDTHS[-1], 96, 4, 2)
-        self.heads = Heads(96 * 4 * 4, faces, attributes)
+        self.heads = Heads(96, 4, faces, attributes)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         return self.heads(self.pool(self.maps(images)[-1]))

@@ -2,14 +2,15 @@
 
     python -m pipeline.sample.train_nets -o pipeline/sample/nets
 
-About a quarter of an hour on two cores. Everything follows from `--seed`. `report.json` says how good each net is; all
-its numbers come from identities and looks that no net has seen.
+About an hour on one core, half of that with two processes (`--nets`) that share `--pictures`. Everything follows from
+`--seed`. `report.json` says how good each net is; all its numbers come from identities and looks that no net has seen.
 """
 
 import argparse
 import json
 import time
-from functools import partial
+from collections.abc import Iterable
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +22,14 @@ from pipeline.files import atomic_write, sha256, write_json
 from pipeline.sample import net_data
 from pipeline.sample.identity import Attributes, Face
 from pipeline.sample.net_detector import train_detector
-from pipeline.sample.net_models import Cropped, Output, PerceptualRegression, Regression
+from pipeline.sample.net_models import STRIDES, Cropped, Output, PerceptualRegression, Regression
 from uniface.backbones import recogniser_input
 
 POSE = ("yaw", "pitch", "roll")
 EXPRESSION = ("mouth", "smile", "blink", "gaze_x", "gaze_y", "brow", "pucker")
-STEPS = {"recogniser": 1200, "judge": 500, "regressor": 400, "perceptual": 350, "detector": 700}
+STEPS = {"recogniser": 1600, "judge": 1600, "regressor": 1200, "perceptual": 800, "detector": 2500}
+SIZES = len(Face.VECTOR_NAMES), len(Attributes.RANGES)
+QUOTED_R2 = 0.6  # an expression that is regressed worse than this has no place among the regressor's outputs
 KEPT_R2 = 0.08  # an identity parameter that is regressed worse than this is left out of the embedding
 BATCH = 64
 
@@ -38,8 +41,8 @@ class Standardised:
         self.mean = torch.from_numpy(values.mean(0))
         self.deviation = torch.from_numpy(values.std(0) + 1e-6)
 
-    def __call__(self, values: np.ndarray) -> Tensor:
-        return (torch.from_numpy(values) - self.mean) / self.deviation
+    def __call__(self, values: Tensor) -> Tensor:
+        return (values - self.mean) / self.deviation
 
 
 def to_images(pictures: np.ndarray) -> Tensor:
@@ -48,42 +51,59 @@ def to_images(pictures: np.ndarray) -> Tensor:
 
 
 def augmented(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Pictures (B, 3, 128, 128) moved, zoomed, recoloured, and half of them brought down to 64 px and up again."""
+    """Pictures (B, 3, 128, 128) moved, zoomed, recoloured, and most of them brought down to 64 px and up again."""
     count = len(images)
     uniform = lambda *shape: torch.rand(*shape, generator=generator)  # noqa: E731
+    coarse = uniform(count) < 0.7
+    images[coarse] = seen_at_64(images[coarse])
     zoom = 1 + 0.05 * torch.randn(count, generator=generator)
     matrix = torch.zeros(count, 2, 3)
     matrix[:, 0, 0] = matrix[:, 1, 1] = zoom
     matrix[:, :, 2] = (uniform(count, 2) - 0.5) * 0.1
     grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
     moved = F.grid_sample(images, grid, align_corners=False, padding_mode="border")
-    half = F.interpolate(F.avg_pool2d(moved, 2), scale_factor=2.0, mode="bilinear", align_corners=False)
-    moved = torch.where(uniform(count, 1, 1, 1) < 0.5, half, moved)
     gain, lift = 1 + 0.3 * (uniform(count, 3, 1, 1) - 0.5), 0.2 * (uniform(count, 1, 1, 1) - 0.5)
     return ((moved + 1) * gain - 1 + lift).clamp(-1, 1)
 
 
+def mirror_signs(names: Iterable[str]) -> Tensor:
+    """-1 for the values that a flip left-right negates, 1 for the others."""
+    return torch.tensor([-1.0 if name in net_data.MIRRORED else 1.0 for name in names])
+
+
 def train_regression(
-    net: nn.Module, view, data: net_data.Portraits, steps: int, seed: int, faces_weight: float, rate: float = 2e-3
+    net: nn.Module, view, data: net_data.Portraits, steps: int, seed: int, weights: tuple[float, float], rate=2e-3
 ) -> tuple[Standardised, Standardised]:
-    """Teach `net(view(images))` the face parameters and attributes of `data`; AdamW, one cycle."""
+    """Teach `net(view(images))` the face parameters and attributes of `data`; AdamW, one cycle.
+
+    `weights`: of the two parts of the loss. Gives back how the two targets are standardised.
+    """
     generator = torch.Generator().manual_seed(seed)
-    face_target, attribute_target = Standardised(data.faces), Standardised(data.attributes)
-    faces, attributes = face_target(data.faces), attribute_target(data.attributes)
+    targets = [Standardised(data.faces), Standardised(data.attributes)]
+    values = [torch.from_numpy(data.faces), torch.from_numpy(data.attributes)]
+    signs = [mirror_signs(Face.VECTOR_NAMES), mirror_signs(Attributes.RANGES)]
+    net = net.to(memory_format=torch.channels_last)
     optimiser = torch.optim.AdamW(net.parameters(), rate, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=steps, pct_start=0.1)
     net.train()
-    for _ in range(steps):
+    for step in range(steps):
         chosen = torch.randint(len(data), (BATCH,), generator=generator)
-        images = view(augmented(to_images(data.images[chosen.numpy()]), generator))
-        face, attribute = net(images)
-        loss = faces_weight * F.mse_loss(face, faces[chosen]) + F.mse_loss(attribute, attributes[chosen])
+        flipped = torch.rand(BATCH, generator=generator) < 0.5
+        images = to_images(data.images[chosen.numpy()])
+        images[flipped] = images[flipped].flip(3)
+        images = view(augmented(images, generator)).contiguous(memory_format=torch.channels_last)
+        loss = torch.zeros(())
+        for found, target, value, sign, weight in zip(net(images), targets, values, signs, weights, strict=True):
+            truth = torch.where(flipped[:, None], value[chosen] * sign, value[chosen])
+            loss = loss + weight * F.mse_loss(found, target(truth))
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
         schedule.step()
+        if step % 100 == 0:
+            print(f"    step {step}/{steps}: loss {loss.item():.3f}", flush=True)
     net.eval()
-    return face_target, attribute_target
+    return tuple(targets)
 
 
 @torch.no_grad()
@@ -104,7 +124,7 @@ def r2(prediction: Tensor, truth: Tensor) -> Tensor:
 def recogniser(net: Regression, validation: net_data.Portraits, target: Standardised) -> Output:
     """The embedding: each predicted parameter weighted by the root of its R2 on `validation`, weak ones dropped."""
     face, _ = predicted(net, recogniser_input, validation.images)
-    quality = r2(face, target(validation.faces)).clamp(0, 1)
+    quality = r2(face, target(torch.from_numpy(validation.faces))).clamp(0, 1)
     kept = quality > KEPT_R2
     weight = quality[kept].sqrt()
     linear = net.heads.face
@@ -143,28 +163,29 @@ def face_part(images: Tensor) -> Tensor:
 
 def regressor_of(net: Regression, target: Standardised, swaps: net_data.Swaps) -> tuple[nn.Module, dict]:
     """The regressor in degrees and units of `Attributes`, and its quality on held-out portraits."""
-    order = [list(Attributes.RANGES).index(name) for name in (*POSE, *EXPRESSION)]
-    deviation, mean = target.deviation[order], target.mean[order]
-    linear = net.heads.attributes
-    weight, bias = linear.weight.data[order] * deviation[:, None], linear.bias.data[order] * deviation + mean
+    names = list(Attributes.RANGES)
     pictures = np.concatenate([swaps.source, swaps.target])
-    truth = np.concatenate([swaps.source_attributes, swaps.target_attributes])[:, order]
-    _, found = predicted(net, face_part, pictures)
-    found = found[:, order] * deviation + mean
-    error = (found - torch.from_numpy(truth)).abs().mean(0)
-    quality = r2(found, torch.from_numpy(truth))
-    names = (*POSE, *EXPRESSION)
+    truth = torch.from_numpy(np.concatenate([swaps.source_attributes, swaps.target_attributes]))
+    found = predicted(net, face_part, pictures)[1] * target.deviation + target.mean
+    quality = dict(zip(names, r2(found, truth).tolist(), strict=True))
+    error = dict(zip(names, (found - truth).abs().mean(0).tolist(), strict=True))
+    quoted = [*POSE, *(name for name in EXPRESSION if quality[name] >= QUOTED_R2)]
+    order = [names.index(name) for name in quoted]
+    deviation, linear = target.deviation[order], net.heads.attributes
+    weight = linear.weight.data[order] * deviation[:, None]
+    bias = linear.bias.data[order] * deviation + target.mean[order]
     return Cropped(Output(net, weight, bias)).eval(), {
-        "r2": {name: float(value) for name, value in zip(names, quality, strict=True)},
-        "mean_error_degrees": {name: float(error[i]) for i, name in enumerate(POSE)},
+        "r2": {name: quality[name] for name in quoted},
+        "mean_error_degrees": {name: error[name] for name in POSE},
+        "not_quoted_r2": {name: quality[name] for name in EXPRESSION if name not in quoted},
     }
 
 
-def detector_quality(path: Path, seed: int) -> dict[str, float]:
+def detector_quality(path: Path, seed: int, scenes: int) -> dict[str, float]:
     """Recall at IoU >= 0.7, mean IoU, landmark error in eye distances, on held-out frames, through insightface."""
     from uniface.faces import Faces
 
-    frames = net_data.frames(seed, net_data.HELD_OUT_FRAMES, 60, 1)
+    frames = net_data.frames(seed, net_data.HELD_OUT_FRAMES, scenes, 1)
     faces = Faces(path.parent, threads=1, recognise=False)
     overlaps, errors, surplus = [], [], 0
     for image, boxes, landmarks in zip(frames.images, frames.boxes, frames.landmarks, strict=True):
@@ -214,81 +235,127 @@ def export(net: nn.Module, example: Tensor, path: Path, outputs: list[str], meta
         onnx.save(model, temporary)
 
 
+class Pictures:
+    """What the nets learn from and are measured on, rendered when first asked for and kept in `folder` if given."""
+
+    def __init__(self, seed: int, faces: int, scenes: int, held_out: int, workers: int, folder: Path | None):
+        self.seed, self.faces, self.scenes, self.held_out = seed, faces, scenes, held_out
+        self.workers, self.folder = workers, folder
+
+    def _kept(self, name: str, kind: type, draw):
+        path = self.folder and self.folder / f"{name}-{self.seed}-{self.faces}-{self.scenes}.npz"
+        if path and path.is_file():
+            with np.load(path) as arrays:
+                return kind(**arrays)
+        drawn = draw()
+        if path:
+            with atomic_write(path) as temporary:
+                np.savez(temporary, **vars(drawn))
+        return drawn
+
+    @cached_property
+    def portraits(self) -> net_data.Portraits:
+        draw = partial(net_data.portraits, self.seed, net_data.TRAIN, self.faces, self.workers)
+        return self._kept("portraits", net_data.Portraits, draw)
+
+    @cached_property
+    def frames(self) -> net_data.Frames:
+        draw = partial(net_data.frames, self.seed, net_data.FRAMES, self.scenes, self.workers)
+        return self._kept("frames", net_data.Frames, draw)
+
+    @cached_property
+    def swaps(self) -> net_data.Swaps:
+        return net_data.swaps(self.seed, net_data.HELD_OUT, self.held_out, self.workers)
+
+    @cached_property
+    def persons(self) -> np.ndarray:
+        return net_data.persons(self.seed, net_data.HELD_OUT_PERSONS, self.held_out, self.workers)
+
+    def split(self) -> tuple[net_data.Portraits, net_data.Portraits]:
+        """Portraits to learn from, and others to weigh the embedding by."""
+        held_back = max(len(self.portraits) // 20, 100)
+        return self.portraits[:-held_back], self.portraits[-held_back:]
+
+
+def teach_recogniser(name: str, pictures: Pictures, steps: int, out: Path) -> dict:
+    """ArcFace's role and CosFace's: the two differ in seed (hence order and augmentation), widths and kernel."""
+    offset, widths, kernel = {"recogniser": (1, (24, 48, 96, 128), 3), "judge": (2, (20, 40, 80, 144), 5)}[name]
+    torch.manual_seed(pictures.seed + offset)
+    training, validation = pictures.split()
+    net = Regression(112, *SIZES, widths, kernel)
+    target, _ = train_regression(net, recogniser_input, training, steps, pictures.seed + offset, (1.0, 0.3))
+    embed = recogniser(net, validation, target)
+    export(embed, torch.zeros(1, 3, 112, 112), out / f"{name}.onnx", ["embedding"], {})
+    return gate(embed, pictures.swaps, pictures.persons) | {"dimensions": embed.linear.out_features}
+
+
+def teach_regressor(pictures: Pictures, steps: int, out: Path) -> dict:
+    """D3DFR's role: it sees the whole picture and crops for itself."""
+    torch.manual_seed(pictures.seed + 3)
+    net = Regression(96, *SIZES, (20, 40, 80, 128))
+    _, target = train_regression(net, face_part, pictures.split()[0], steps, pictures.seed + 3, (0.2, 1.0))
+    regressor, quality = regressor_of(net, target, pictures.swaps)
+    names = json.dumps(list(quality["r2"]))
+    export(regressor, torch.zeros(1, 3, 128, 128), out / "regressor.onnx", ["coefficients"], {"names": names})
+    return quality
+
+
+def teach_perceptual(pictures: Pictures, steps: int, out: Path) -> dict:
+    """VGG's role: the trunk of a net that learnt the same regression from 64 px."""
+    torch.manual_seed(pictures.seed + 4)
+    net = PerceptualRegression(*SIZES)
+    at_64 = partial(F.avg_pool2d, kernel_size=2)
+    train_regression(net, at_64, pictures.split()[0], steps, pictures.seed + 4, (1.0, 1.0))
+    maps = ["relu1", "relu2", "relu3", "relu4"]
+    export(net.maps, torch.zeros(1, 3, 64, 64), out / "perceptual.onnx", maps, {})
+    return {"maps": maps}
+
+
+def teach_detector(pictures: Pictures, steps: int, out: Path) -> dict:
+    """SCRFD's role."""
+    torch.manual_seed(pictures.seed + 5)
+    detector = train_detector(pictures.seed + 5, pictures.frames, steps)
+    names = [f"{kind}{stride}" for kind in ("score", "box", "points") for stride in STRIDES]
+    detector.flat = True
+    export(detector, torch.zeros(1, 3, 256, 448), out / "detector.onnx", names, {})
+    return detector_quality(out / "detector.onnx", pictures.seed, pictures.held_out)
+
+
+TEACHERS = {
+    "recogniser": partial(teach_recogniser, "recogniser"),
+    "judge": partial(teach_recogniser, "judge"),
+    "regressor": teach_regressor,
+    "perceptual": teach_perceptual,
+    "detector": teach_detector,
+}
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m pipeline.sample.train_nets", description=__doc__)
     parser.add_argument("-o", "--out", type=Path, required=True, help="folder for the ONNX files and report.json")
+    parser.add_argument("--nets", nargs="+", choices=TEACHERS, default=list(TEACHERS), help="train only these")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--faces", type=int, default=4000, help="identities to train on, two pictures each")
-    parser.add_argument("--frames", type=int, default=1000, help="scenes to teach the detector on, two frames each")
+    parser.add_argument("--faces", type=int, default=12000, help="identities to train on, two pictures each")
+    parser.add_argument("--scenes", type=int, default=2000, help="scenes to teach the detector on, two frames each")
+    parser.add_argument("--held-out", type=int, default=200, help="pictures, pairs and scenes to measure each net on")
     parser.add_argument("--steps", type=float, default=1.0, help="times the default number of steps of each net")
     parser.add_argument("--workers", type=int, default=2, help="processes that render")
+    parser.add_argument("--pictures", type=Path, help="keep the rendered pictures in this folder")
     chosen = parser.parse_args(arguments)
     chosen.out.mkdir(parents=True, exist_ok=True)
-    seed, workers = chosen.seed, chosen.workers
-    steps = {name: max(2, round(chosen.steps * count)) for name, count in STEPS.items()}
-    started = time.monotonic()
-
-    def say(text: str) -> None:
-        print(f"{time.monotonic() - started:6.0f} s  {text}", flush=True)
-
-    data = net_data.portraits(seed, net_data.TRAIN, chosen.faces, workers)
-    swaps = net_data.swaps(seed, net_data.HELD_OUT, 200, workers)
-    persons = net_data.persons(seed, net_data.HELD_OUT_PERSONS, 200, workers)
-    say(f"rendered {len(data)} pictures to learn from")
-    held_back = max(len(data) // 20, 100)
-    training, validation = data[:-held_back], data[-held_back:]
-    sizes = len(Face.VECTOR_NAMES), len(Attributes.RANGES)
-    report: dict = {"seed": seed, "trained_on": len(training), "nets": {}}
-
-    # ArcFace's and CosFace's roles: other seed, widths, kernel, and other pictures
-    half = len(training) // 2
-    for name, widths, stem, part, offset in (
-        ("recogniser", (24, 48, 96, 128), 6, slice(0, half), 1),
-        ("judge", (28, 40, 80, 144), 8, slice(half, None), 2),
-    ):
-        torch.manual_seed(seed + offset)
-        net = Regression(112, *sizes, widths, stem)
-        target, _ = train_regression(net, recogniser_input, training[part], steps[name], seed + offset, 1.0)
-        embed = recogniser(net, validation, target)
-        export(embed, torch.zeros(1, 3, 112, 112), chosen.out / f"{name}.onnx", ["embedding"], {})
-        report["nets"][name] = gate(embed, swaps, persons) | {"dimensions": embed.linear.out_features}
-        say(f"{name}: {report['nets'][name]}")
-
-    # D3DFR's role: it sees the whole picture and crops for itself
-    torch.manual_seed(seed + 3)
-    net = Regression(96, *sizes, (24, 48, 96, 128))
-    _, target = train_regression(net, face_part, training, steps["regressor"], seed + 3, 0.2)
-    regressor, quality = regressor_of(net, target, swaps)
-    names = json.dumps([*POSE, *EXPRESSION])
-    export(regressor, torch.zeros(1, 3, 128, 128), chosen.out / "regressor.onnx", ["coefficients"], {"names": names})
-    report["nets"]["regressor"] = quality
-    say(f"regressor: {quality}")
-
-    # VGG's role: the trunk of a net that learnt the same regression from 64 px
-    torch.manual_seed(seed + 4)
-    net = PerceptualRegression(*sizes)
-    at_64 = partial(F.avg_pool2d, kernel_size=2)
-    train_regression(net, at_64, training, steps["perceptual"], seed + 4, 1.0)
-    maps = ["relu1", "relu2", "relu3", "relu4"]
-    export(net.maps, torch.zeros(1, 3, 64, 64), chosen.out / "perceptual.onnx", maps, {})
-    report["nets"]["perceptual"] = {"maps": maps}
-    say("perceptual")
-
-    # SCRFD's role
-    torch.manual_seed(seed + 5)
-    frames = net_data.frames(seed, net_data.FRAMES, chosen.frames, workers)
-    detector = train_detector(seed + 5, frames, steps["detector"])
-    scores = [f"{kind}{stride}" for kind in ("score", "box", "points") for stride in (8, 16, 32)]
-    detector.flat = True
-    export(detector, torch.zeros(1, 3, 256, 448), chosen.out / "detector.onnx", scores, {})
-    report["nets"]["detector"] = detector_quality(chosen.out / "detector.onnx", seed)
-    say("detector")
-
-    report["seconds"] = round(time.monotonic() - started)
-    for name, entry in report["nets"].items():
+    pictures = Pictures(chosen.seed, chosen.faces, chosen.scenes, chosen.held_out, chosen.workers, chosen.pictures)
+    for name in chosen.nets:
+        steps = max(2, round(chosen.steps * STEPS[name]))
+        print(f"{name}: {steps} steps", flush=True)
+        started = time.monotonic()
+        quality = TEACHERS[name](pictures, steps, chosen.out)
         path = chosen.out / f"{name}.onnx"
+        entry = {"seed": chosen.seed, "steps": steps, "seconds": round(time.monotonic() - started)} | quality
         entry |= {"bytes": path.stat().st_size, "sha256": sha256(path)}
-    write_json(chosen.out / "report.json", report)
+        print(json.dumps(entry, indent=1), flush=True)
+        report = chosen.out / "report.json"
+        known = json.loads(report.read_text())["nets"] if report.is_file() else {}
+        write_json(report, {"nets": known | {name: entry}})
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help repro test test-slow lint format setup requirements retrain
+.PHONY: help repro test test-slow lint format setup requirements retrain deploy worker
 
 help:  ## what you can ask for
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -39,6 +39,15 @@ format: setup  ## ruff: fix and format
 
 retrain: setup  ## one retraining now, no server needed: fetch -> dvc repro -> gate -> promote -> report
 	@$(BIN)/python -m flows.retrain
+
+deploy: setup  ## the weekly retraining (prefect.yaml) on the Prefect server of PREFECT_API_URL
+	@test -n "$$PREFECT_API_URL" || { echo "set PREFECT_API_URL, such as http://127.0.0.1:4200/api" >&2; exit 2; }
+	@$(BIN)/prefect work-pool create uniface --type process --overwrite
+	@PWD="$(CURDIR)" $(BIN)/prefect --no-prompt deploy --all
+
+worker: setup  ## do here what that server schedules, until stopped
+	@test -n "$$PREFECT_API_URL" || { echo "set PREFECT_API_URL, such as http://127.0.0.1:4200/api" >&2; exit 2; }
+	@$(BIN)/prefect worker start --pool uniface
 
 requirements:  ## remake requirements.txt from pyproject.toml
 	@$(BIN)/uv pip compile --quiet --universal --no-emit-index-url --no-annotate --no-header --all-extras \

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import time
+import urllib.error
 import urllib.request
 from datetime import UTC, datetime, timedelta
 
@@ -21,11 +22,17 @@ pytestmark = pytest.mark.slow
 
 
 def call(api, path, body=None):
-    """The answer of Prefect's API: GET, or POST with a body."""
+    """The answer of Prefect's API: GET, or POST with a body. Asked again when busy, as Prefect's own clients do."""
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(api + path, data, {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=60) as answer:
-        return json.loads(answer.read())
+    for wait in (1, 2, 4, 8, None):
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                return json.loads(answer.read())
+        except urllib.error.HTTPError as error:  # its sqlite was locked
+            if error.code != 503 or wait is None:
+                raise
+            time.sleep(wait)
 
 
 def aliases(project):
@@ -48,7 +55,7 @@ def scheduled(project, prefect_server, tmp_path_factory):
         assert done.returncode == 0, done.stdout
     deployment = call(prefect_server, "/deployments/name/retrain/weekly")
     triggered = call(prefect_server, f"/deployments/{deployment['id']}/create_flow_run", {})
-    due = datetime.now(UTC) + timedelta(seconds=75)  # a tick beside the weekly one, about a minute ahead
+    due = datetime.now(UTC) + timedelta(seconds=100)  # a tick beside the weekly one, about a minute ahead
     tick = {"schedule": {"cron": f"{due.minute} {due.hour} * * *", "timezone": "UTC"}, "active": True}
     call(prefect_server, f"/deployments/{deployment['id']}/schedules", [tick])
     log = tmp_path_factory.mktemp("worker") / "log.txt"

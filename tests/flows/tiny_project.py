@@ -1,6 +1,7 @@
 """The real project as a fresh git checkout on the tiny profile: every stage at 32 px with a few steps."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,9 +15,9 @@ STAGES = ("weights", "download", "crop", "pairs", "train_reenactment", "train_sw
 TINY = {
     "image_size": 32,
     "sample": {
-        "persons": 4,
+        "persons": 6,
         "test_persons": 2,
-        "seconds": 3.0,
+        "seconds": 3.5,
         "portraits": 24,
         "portrait_identities": 12,
         "test_identities": 4,
@@ -119,4 +120,4 @@ def until(log: Path, text: str, process: subprocess.Popen, seconds: float = 900)
 
 def ran(output: str) -> list[str]:
     """The stages that DVC says it ran, in their order."""
-    return [line.split("'")[1] for line in output.splitlines() if "Running stage '" in line]
+    return re.findall(r"Running stage '(\w+)'", output)

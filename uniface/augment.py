@@ -5,12 +5,18 @@ from the target in shape and colour cannot hand the image itself through the att
 and scale with the image.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 
-def augment_driver(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """One random variant of a square uint8 (S, S, 3) RGB image: colour, then shape, then sharpness."""
-    return _sharpness(_shape(_colour(image, rng), rng), rng)
+def augment_driver(
+    image: np.ndarray, rng: np.random.Generator, kinds: Sequence[str] = ("colour", "shape", "sharpness")
+) -> np.ndarray:
+    """One random variant of a square uint8 (S, S, 3) RGB image; `kinds` in the order of application."""
+    for kind in kinds:
+        image = AUGMENTATIONS[kind](image, rng)
+    return image
 
 
 def _colour(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -64,3 +70,6 @@ def _sharpness(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     kernel = np.full((3, 3), -weight, np.float32)
     kernel[1, 1] = 1 + 8 * weight
     return cv2.filter2D(image, -1, kernel)
+
+
+AUGMENTATIONS = {"colour": _colour, "shape": _shape, "sharpness": _sharpness}

@@ -25,6 +25,7 @@ class ModelConfig:
     attribute_dim: int = 512  # length of z_t (Sec. 3.1)
     attribute_channels: int = 64  # width after the first convolution, doubling with each; released code
     attribute_max_channels: int = 512
+    attribute_base: int = 1  # side of the map that z_t is made of and made into; released code: 1
     attribute_norm: Literal["instance", "group"] = "instance"  # released code; "group" where maps are only a few pixels
     fdf_identity_init: bool = False  # True: start at the identity warp; released code: PyTorch's default start
 
@@ -62,6 +63,8 @@ class ModelConfig:
                 raise ValueError(f"model.{name} is {getattr(self, name)}: must be positive")
         if self.channel_base < self.image_size:
             raise ValueError(f"model.channel_base is {self.channel_base}: at least image_size, {self.image_size}")
+        if self.attribute_base not in (1, 2, 4):
+            raise ValueError(f"model.attribute_base is {self.attribute_base}: use 1, 2 or 4")
         if self.attention_reduction < 1 or self.feature_channels % self.attention_reduction:
             raise ValueError(
                 f"model.attention_reduction is {self.attention_reduction}: "
@@ -128,12 +131,14 @@ class TrainConfig:
     lr: float
     betas: tuple[float, float]  # of Adam
     attribute_lr: float  # times lr, for the attribute embedder
+    gate_lr: float  # times lr, for IdT's alpha, temperature and locality: plain numbers among equalised weights
     warm_up: int  # iterations over which lr rises linearly
     decay_from: float  # share of the iterations after which lr falls linearly to 3 %; 1: never
     ema: float  # decay of the averaged weights
     r1_weight: float
     r1_every: int
     gradient_clip: float  # largest norm; 0: no clipping
+    driver_augmentation: tuple[Literal["colour", "shape", "sharpness"], ...]  # of what the attribute embedder sees
     skip_from: int  # iteration at which the generator's skip connection opens
     adversarial_from: int  # iteration from which the discriminator and L_adv take part
     contextual_maps: tuple[int, ...]  # which maps of the perceptual net L_ctx compares

@@ -163,11 +163,11 @@ class ClipDataset:
         source, target = self.frames(i, [source, target])
         return source, target
 
-    def sample(self, k: int, seed: int, augment: bool) -> tuple[dict[str, np.ndarray], int]:
+    def sample(self, k: int, seed: int, augment: Sequence[str]) -> tuple[dict[str, np.ndarray], int]:
         """Sample `k` of the endless training stream, and how many unreadable clips were passed over for it.
 
-        source, target and driver, uint8 (H, W, 3): the driver is the target, augmented if asked for; it stands in for
-        the target at the attribute embedder. Each epoch takes the clips in another order.
+        source, target and driver, uint8 (H, W, 3): the driver is the target, augmented in these ways; it stands in
+        for the target at the attribute embedder. Each epoch takes the clips in another order.
         """
         epoch, position = divmod(k, len(self))
         for skipped in range(min(len(self), MAX_SKIPS)):
@@ -178,7 +178,7 @@ class ClipDataset:
             except CorruptMedia as error:
                 log.warning("skipped: %s", error)
                 continue
-            driver = augment_driver(target, rng) if augment else target
+            driver = augment_driver(target, rng, augment)
             return {"source": source, "target": target, "driver": driver}, skipped
         raise ValueError(
             f"{min(len(self), MAX_SKIPS)} clips in a row of {self.folder} are unreadable: restore the data"
@@ -268,7 +268,7 @@ class PairDataset:
             self._cache[i] = image
         return image
 
-    def sample(self, k: int, seed: int, augment: bool) -> tuple[dict[str, np.ndarray], int]:
+    def sample(self, k: int, seed: int, augment: Sequence[str]) -> tuple[dict[str, np.ndarray], int]:
         """Sample `k` of the endless stream: row k modulo the length, and how many unreadable rows were passed over.
 
         source, target uint8 (H, W, 3) and same (bool). An unreadable row gives way to the next one with the same
@@ -304,7 +304,7 @@ def _order(seed: int, epoch: int, n: int) -> np.ndarray:
 class _Batches(torch.utils.data.Dataset):
     """Batch number `step` of one rank, made from nothing but the step."""
 
-    def __init__(self, dataset, seed: int, batch_size: int, rank: int, world: int, augment: bool) -> None:
+    def __init__(self, dataset, seed: int, batch_size: int, rank: int, world: int, augment: Sequence[str]) -> None:
         self.dataset, self.seed, self.augment = dataset, seed, augment
         self.batch_size, self.rank, self.world = batch_size, rank, world
 
@@ -361,7 +361,7 @@ def sample_stream(
     world: int = 1,
     start_step: int = 0,
     loader_workers: int = 0,
-    augment: bool = True,
+    augment: Sequence[str] = (),
 ) -> SampleStream:
     """Endless training batches of one of `world` ranks, each a function of (seed, step) alone.
 

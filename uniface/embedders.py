@@ -52,15 +52,16 @@ class AttributeEmbedder(nn.Module):
     """Image (B, 3, H, W) to the attribute vector z_t (B, 512) and the FDF (B, 2, H/4, W/4) in (-1, 1). Sec. 3.1, Eq. 2.
 
     The FDF's channel 0 moves along x (columns), channel 1 along y (rows); 2 is the whole width or height.
-    The layers are the released code's: halvings down to 1 x 1, then doublings up to H/4, without skips.
+    The layers are the released code's: halvings down to 1 x 1, then doublings up to H/4, without skips. With
+    `attribute_base` above 1 the halvings end there and linear layers lead to z_t and back, which learns much sooner.
     """
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        size = config.image_size
+        size, self.base = config.image_size, config.attribute_base
         widths, channels = [], 3
         self.down = nn.ModuleList()
-        while size > 1:
+        while size > self.base:
             size //= 2
             width = config.attribute_dim if size == 1 else config.attribute_width(size)
             norm = _norm(config, width) if size > 1 else nn.Identity()
@@ -68,8 +69,12 @@ class AttributeEmbedder(nn.Module):
             self.down.append(nn.Sequential(nn.Conv2d(channels, width, 4, stride=2, padding=1), activation, norm))
             widths.append(width)
             channels = width
+        self.flatten = self.unflatten = None
+        if self.base > 1:
+            self.flatten = nn.Linear(channels * self.base**2, config.attribute_dim)
+            self.unflatten = nn.Linear(config.attribute_dim, channels * self.base**2)
         self.up = nn.ModuleList()
-        for width in reversed(widths[2:-1]):  # 2 x 2 up to H/8
+        for width in reversed(widths[2:-1]):  # twice the base up to H/8
             self.up.append(nn.Sequential(nn.Conv2d(channels, width, 3, padding=1), _norm(config, width)))
             channels = width
         self.head = nn.Conv2d(channels, 2, 3, padding=1)
@@ -85,11 +90,13 @@ class AttributeEmbedder(nn.Module):
         """z_t, (B, 512)."""
         for layer in self.down:
             image = layer(image)
-        return image.flatten(1)
+        z_t = image.flatten(1)
+        return z_t if self.flatten is None else self.flatten(z_t)
 
     def decode(self, z_t: Tensor) -> Tensor:
         """The FDF of z_t, (B, 2, H/4, W/4), always float32: bfloat16 has too few digits for coordinates."""
-        x = z_t[:, :, None, None]  # (B, 512, 1, 1)
+        x = z_t if self.unflatten is None else self.unflatten(z_t)
+        x = x.unflatten(1, (-1, self.base, self.base))  # (B, 512, 1, 1), or wider maps of a larger base
         for layer in self.up:
             x = layer(self.double(x))  # (B, width, 2R, 2R)
         return torch.tanh(self.head(self.double(x)).float())

@@ -59,8 +59,13 @@ class Trainer:
         self.curve: list[dict[str, float]] = []  # one row per log, kept in the checkpoint
         named = list(self.model.named_parameters())
         slow = [p for name, p in named if name.startswith("attribute_embedder.")]
-        rest = [p for name, p in named if not name.startswith("attribute_embedder.")]
-        groups = [{"params": rest, "scale": 1.0}, {"params": slow, "scale": config.attribute_lr}]
+        gates = [p for name, p in named if name.startswith("identity_transfer.") and p.numel() == 1]
+        known = {id(p) for p in (*slow, *gates)}
+        groups = [
+            {"params": [p for _, p in named if id(p) not in known], "scale": 1.0},
+            {"params": slow, "scale": config.attribute_lr},
+            {"params": gates, "scale": config.gate_lr},
+        ]
         lazy = config.r1_every / (config.r1_every + 1)  # StyleGAN2, Appendix B
         adversary = [{"params": list(self.discriminator.parameters()), "scale": lazy}]
         self.optimiser = torch.optim.Adam(groups, config.lr, config.betas, fused=True)

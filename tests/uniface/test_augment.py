@@ -24,6 +24,14 @@ def test_same_generator_same_driver_other_generator_other_driver(size):
     assert np.array_equal(image, before)
 
 
+def test_only_the_kinds_asked_for():
+    image = drawn(32)
+    assert np.array_equal(augment_driver(image, np.random.default_rng(0), ()), image)
+    alone = augment_driver(image, np.random.default_rng(0), ["shape"])
+    assert np.array_equal(alone, _shape(image, np.random.default_rng(0)))
+    assert not np.array_equal(alone, image)
+
+
 def test_colour_scales_neighbouring_channels_by_one_factor_in_range():
     image = np.full((32, 32, 3), 100, np.uint8)
     seen = set()

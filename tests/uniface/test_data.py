@@ -132,25 +132,27 @@ def test_clips_are_the_kept_ones_and_pairs_are_two_frames_of_one(clips, cache_by
 def test_cache_changes_nothing(clips):
     one, two = (ClipDataset(clips, "train", size) for size in (0, 1 << 30))
     for k in range(20):
-        (a, _), (b, _) = one.sample(k, 5, True), two.sample(k, 5, True)
+        (a, _), (b, _) = one.sample(k, 5, ["colour"]), two.sample(k, 5, ["colour"])
         assert all(np.array_equal(a[key], b[key]) for key in a)
 
 
 def test_an_epoch_takes_each_clip_once_and_the_next_in_another_order(clips):
     dataset = ClipDataset(clips, "train")
-    order = [decoded(dataset.sample(k, 0, False)[0]["target"])[0] for k in range(21)]
+    order = [decoded(dataset.sample(k, 0, ())[0]["target"])[0] for k in range(21)]
     assert all(sorted(order[i : i + 7]) == list(range(7)) for i in (0, 7, 14))
     assert order[:7] != order[7:14]
-    assert order != [decoded(dataset.sample(k, 1, False)[0]["target"])[0] for k in range(21)]
+    assert order != [decoded(dataset.sample(k, 1, ())[0]["target"])[0] for k in range(21)]
 
 
 def test_the_driver_is_the_target_augmented_or_not(clips):
     dataset = ClipDataset(clips, "train")
-    plain = dataset.sample(3, 0, False)[0]
-    augmented = dataset.sample(3, 0, True)[0]
+    plain = dataset.sample(3, 0, ())[0]
+    augmented = dataset.sample(3, 0, ["colour"])[0]
     assert np.array_equal(plain["driver"], plain["target"])
     assert np.array_equal(augmented["target"], plain["target"])
-    assert any(not np.array_equal(s["driver"], s["target"]) for s, _ in (dataset.sample(k, 0, True) for k in range(9)))
+    assert any(
+        not np.array_equal(s["driver"], s["target"]) for s, _ in (dataset.sample(k, 0, ["colour"]) for k in range(9))
+    )
 
 
 def test_batches_are_tensors_in_the_range(clips, pairs):
@@ -188,19 +190,19 @@ def test_loader_workers_keep_the_order(clips):
 
 def test_datasets_travel_to_other_processes_without_their_open_files(clips, pairs):
     for dataset in (ClipDataset(clips, "train"), PairDataset(pairs, "train")):
-        expected = dataset.sample(1, 0, True)[0]
+        expected = dataset.sample(1, 0, ["colour"])[0]
         copied = pickle.loads(pickle.dumps(dataset))
-        assert copied._cache == {} and np.array_equal(copied.sample(1, 0, True)[0]["source"], expected["source"])
+        assert copied._cache == {} and np.array_equal(copied.sample(1, 0, ["colour"])[0]["source"], expected["source"])
 
 
 def test_a_corrupt_clip_gives_way_to_the_next_one_and_is_counted(videos, tmp_path, caplog):
     write_clips(tmp_path, [*videos[:2], b"not a video", *videos[3:5], videos[5][:700], videos[6]])
     dataset = ClipDataset(tmp_path, "train")
-    stream = sample_stream(dataset, 0, 7, augment=False)
+    stream = sample_stream(dataset, 0, 7, augment=())
     first, second = next(stream), next(stream)
     assert stream.skipped == len(caplog.records) >= 4 and sorted(dataset.corrupt) == [2, 5]
     assert "id00005" in dataset.corrupt[5] and "train-00001.parquet" in dataset.corrupt[5] and "skipped" in caplog.text
-    again = sample_stream(ClipDataset(tmp_path, "train", cache_bytes=0), 0, 7, augment=False, start_step=1)
+    again = sample_stream(ClipDataset(tmp_path, "train", cache_bytes=0), 0, 7, augment=(), start_step=1)
     assert torch.equal(next(again)["source"], second["source"]) and not torch.equal(first["source"], second["source"])
     with pytest.raises(CorruptMedia):
         dataset.frame(2, 0)

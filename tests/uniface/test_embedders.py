@@ -36,6 +36,17 @@ def test_the_fdf_depends_on_the_image_only_through_z_t():
     assert not torch.allclose(fdf[0], fdf[1])
 
 
+@pytest.mark.parametrize("base", [1, 2, 4])
+def test_attribute_base_keeps_the_shapes_and_the_way_through_z_t(base):
+    embedder = AttributeEmbedder(tiny.config(attribute_base=base)).eval()
+    assert embedder.base == base
+    image = tiny.images()
+    z_t, fdf = embedder(image)
+    usual = AttributeEmbedder(tiny.config())(image)
+    assert (z_t.shape, fdf.shape) == tuple(one.shape for one in usual)
+    assert torch.equal(embedder.decode(z_t), fdf)
+
+
 def test_fdf_identity_init_starts_near_no_displacement():
     small = AttributeEmbedder(tiny.config(fdf_identity_init=True, attribute_norm="group"))(tiny.images())[1]
     usual = AttributeEmbedder(tiny.config())(tiny.images())[1]

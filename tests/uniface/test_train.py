@@ -34,12 +34,14 @@ CONFIG = TrainConfig(
     lr=2e-3,
     betas=(0.0, 0.99),
     attribute_lr=0.1,
+    gate_lr=0.5,
     warm_up=3,
     decay_from=0.5,
     ema=0.9,
     r1_weight=1.0,
     r1_every=4,
     gradient_clip=5.0,
+    driver_augmentation=(),
     skip_from=0,
     adversarial_from=0,
     contextual_maps=(0,),
@@ -385,7 +387,7 @@ def test_rates_rise_stay_and_fall():
     mine = trainer()
     mine.train_step(next(batches()))
     rates = [group["lr"] for group in mine.optimiser.param_groups]
-    assert rates == pytest.approx([CONFIG.lr / 3, 0.1 * CONFIG.lr / 3])
+    assert rates == pytest.approx([CONFIG.lr / 3, 0.1 * CONFIG.lr / 3, 0.5 * CONFIG.lr / 3])
     assert mine.adversary.param_groups[0]["lr"] == pytest.approx(CONFIG.lr / 3 * 4 / 5)
 
 

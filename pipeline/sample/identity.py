@@ -354,7 +354,13 @@ class Attributes:
 
     @classmethod
     def portrait(cls, rng: np.random.Generator) -> "Attributes":
-        """A still as CelebA-HQ aligns them: eyes about level and in place, pose and expression free."""
+        """A still as CelebA-HQ has them: aligned, and mostly looking at the camera."""
+        a = cls.aligned(rng)
+        return replace(a, yaw=a.yaw * 0.6, pitch=a.pitch * 0.7)
+
+    @classmethod
+    def aligned(cls, rng: np.random.Generator) -> "Attributes":
+        """A still with eyes about level and in place, pose and expression free."""
         a = cls.sample(rng)
         return replace(a, roll=a.roll * 0.4, tx=a.tx * 0.3, ty=a.ty * 0.3, scale=1 + (a.scale - 1) * 0.5)
 

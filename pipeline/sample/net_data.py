@@ -103,7 +103,7 @@ def _portraits(seed: int, stream: int, index: int) -> tuple[np.ndarray, ...]:
         unit = PICTURE * (rng.uniform(0.33, 0.44) if tight else rng.uniform(0.31, 0.35))
         spread = 0.04 if tight else 0.01
         centre = tuple(PICTURE * (np.array([0.5, 0.49]) + rng.uniform(-spread, spread, 2)))
-        still = Attributes.sample(rng) if tight else Attributes.portrait(rng)
+        still = Attributes.sample(rng) if tight else Attributes.aligned(rng)
         image, points = Renderer(face, look, scene, (PICTURE, PICTURE), unit, centre).frame(still)
         images.append(image)
         landmarks.append(points)

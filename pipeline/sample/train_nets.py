@@ -194,7 +194,6 @@ def regressor_of(net: Regression, target: Standardised, swaps: net_data.Swaps) -
     return Cropped(Output(net, weight, bias)).eval(), {
         "r2": {name: quality[name] for name in quoted},
         "mean_error_degrees": {name: error[name] for name in POSE},
-        "not_quoted_r2": {name: quality[name] for name in EXPRESSION if name not in quoted},
     }
 
 

@@ -47,7 +47,7 @@ def project(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def scheduled(project, prefect_server, tmp_path_factory):
+def scheduled(project, prefect_server, prefect_log, tmp_path_factory):
     """The deployment, and its two runs brought to their end by a worker: one by hand, one by a tick of cron."""
     api = {"PREFECT_API_URL": prefect_server}
     for arguments in (["work-pool", "create", "uniface", "--type", "process"], ["--no-prompt", "deploy", "--all"]):
@@ -58,6 +58,7 @@ def scheduled(project, prefect_server, tmp_path_factory):
     due = datetime.now(UTC) + timedelta(seconds=100)  # a tick beside the weekly one, about a minute ahead
     tick = {"schedule": {"cron": f"{due.minute} {due.hour} * * *", "timezone": "UTC"}, "active": True}
     call(prefect_server, f"/deployments/{deployment['id']}/schedules", [tick])
+    planned(prefect_server, deployment["id"], prefect_log)
     log = tmp_path_factory.mktemp("worker") / "log.txt"
     worker = start(project, log, "prefect", "worker", "start", "--pool", "uniface", **api)
     try:
@@ -70,6 +71,14 @@ def scheduled(project, prefect_server, tmp_path_factory):
             os.killpg(worker.pid, signal.SIGKILL)
             worker.wait()
     return {"deployment": deployment, "by_hand": by_hand, "by_cron": by_cron, "log": log.read_text(), "due": due}
+
+
+def planned(api, deployment, log, seconds=60):
+    """Wait for the scheduler to make runs of the deployment: without it, a cron schedule is there and never fires."""
+    end, asked = time.monotonic() + seconds, {"deployments": {"id": {"any_": [deployment]}}}
+    while not any(run["auto_scheduled"] for run in call(api, "/flow_runs/filter", asked)):
+        assert time.monotonic() < end, f"nothing scheduled in {seconds} s:\n{log.read_text()[-3000:]}"
+        time.sleep(1)
 
 
 def finished(api, deployment, triggered, worker, log, seconds=1500):

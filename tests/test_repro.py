@@ -24,8 +24,8 @@ TINY = {
         "portrait_size": 64,
     },
     "model": {"image_size": 32, "max_channels": 16, "channel_base": 256},
-    "train_reenactment": {"iterations": 6, "batch_size": 2},
-    "train_swapping": {"iterations": 6, "batch_size": 2, "skip_from": 3},
+    "train_reenactment": {"iterations": 6, "batch_size": 2, "adversarial_from": 3},
+    "train_swapping": {"iterations": 6, "batch_size": 2, "skip_from": 3, "adversarial_from": 3},
     "evaluate": {"pairs": 4, "batch_size": 4, "grid_rows": 2},
 }
 

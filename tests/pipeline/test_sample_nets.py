@@ -30,7 +30,7 @@ def at_64(pictures: np.ndarray) -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def swaps():
-    return net_data.swaps(SEED, net_data.HELD_OUT, 32, workers=1)
+    return net_data.swaps(SEED, net_data.HELD_OUT, 64, workers=1)
 
 
 @pytest.fixture(scope="module")
@@ -70,8 +70,9 @@ def test_gate(name, swaps):
     net = load_recogniser(NETS / f"{name}.onnx")
     source, target, swapped = (net(at_64(p)) for p in (swaps.source, swaps.target, swaps.swapped))
     to_source, to_target = (swapped * source).sum(1), (swapped * target).sum(1)
-    assert (to_source > to_target).float().mean() >= 0.9
-    assert (to_source - to_target).mean() >= 0.45
+    # 64 other pairs: a share of .95 comes out below .85 once in a thousand times
+    assert (to_source > to_target).float().mean() >= 0.85
+    assert (to_source - to_target).mean() >= 0.5
 
 
 @pytest.mark.parametrize("name", RECOGNISERS)

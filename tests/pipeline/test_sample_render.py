@@ -113,10 +113,11 @@ def test_measure_agrees_with_frame_and_boxes_the_face(renderer):
 def test_each_part_of_a_person_changes_its_own_place():
     face, look, scene = person()
     face, look = replace(face, glasses=False, mark=False), replace(look, style="short")
-    base = Renderer(face, look, scene, SIZE).frame(Attributes())[0].astype(int)
+    unit = SIZE[0] / 3  # from afar, with shoulders and a wall
+    base = Renderer(face, look, scene, SIZE, unit).frame(Attributes())[0].astype(int)
 
     def changed(**parts) -> np.ndarray:
-        drawn = Renderer(parts.get("face", face), parts.get("look", look), parts.get("scene", scene), SIZE)
+        drawn = Renderer(parts.get("face", face), parts.get("look", look), parts.get("scene", scene), SIZE, unit)
         return np.abs(drawn.frame(Attributes())[0] - base).sum(2)
 
     glasses = changed(face=replace(face, glasses=True, glasses_colour=(220, 220, 220)))

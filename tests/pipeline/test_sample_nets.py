@@ -87,7 +87,7 @@ def test_identity_survives_a_change_of_attributes_alone(name, family):
 def test_pose_survives_a_change_of_identity_alone(family):
     net = load_regressor(NETS / "regressor.onnx")
     one, moved, other = (net(at_64(pictures))[:, :3] for pictures in family)
-    assert (one - other).abs().mean(0).max() < 2.0  # degrees
+    assert (one - other).abs().mean() < 2.0  # degrees, as APE has them: the mean of yaw, pitch and roll
     assert (one - moved)[:, 0].abs().mean() > 5.0  # yaw does follow the still
 
 

@@ -18,8 +18,9 @@ import numpy as np
 
 from pipeline import params, schemas
 from pipeline.annotations import Crop
-from pipeline.clips import Job, crop_video
+from pipeline.clips import Job
 from pipeline.cluster import fan_out
+from pipeline.crop import Cropper
 
 PARAMS = dataclasses.replace(params.load("params.paper.yaml").crop, min_size=64)
 SIZE = (360, 640)
@@ -70,7 +71,7 @@ def repeat(path: Path, target: Path, times: int) -> Path:
 
 def ours(path: Path, frames: int) -> None:
     crop = Crop(0, frames, BOX, SIZE[1], SIZE[0])
-    (clip,) = crop_video(Job("p", "v", "train", str(path), {}, (crop,)), IMAGE_SIZE, PARAMS, None)
+    (clip,) = make_worker()(Job("p", "v", "train", str(path), {}, (crop,)))
     assert clip.frames == frames and clip.video
 
 
@@ -128,27 +129,23 @@ def memory(folder: Path) -> dict:
     return peaks
 
 
-def make_worker():
-    def work(path: str) -> int:
-        ours(Path(path), 500)
-        return 500
-
-    return work
+def make_worker() -> Cropper:
+    return Cropper(IMAGE_SIZE, PARAMS, None)
 
 
 def workers(folder: Path) -> dict:
     """Wall-clock rate of two Ray workers against one process, start-up left out. Needs two free cores."""
     compute = dataclasses.replace(params.load("params.yaml").compute, crop_workers=2)
-    path = str(draw(folder / "source.mp4", 500))
-    list(fan_out(make_worker, [path] * 2, 2, compute))
-    rates = {}
+    frames, rates = 500, {}
+    crop = Crop(0, frames, BOX, SIZE[1], SIZE[0])
+    job = Job("p", "v", "train", str(draw(folder / "source.mp4", frames)), {}, (crop,))
+    list(fan_out(make_worker, [job] * 2, 2, compute))
     for count in (1, 2):
-        results = fan_out(make_worker, [path] * 14, count, compute)
+        results = fan_out(make_worker, [job] * 14, count, compute)
         for _ in range(2):  # workers are up
             next(results)
         began = time.perf_counter()
-        frames = sum(done for _, done in results)
-        rates[count] = frames / (time.perf_counter() - began)
+        rates[count] = frames * sum(1 for _ in results) / (time.perf_counter() - began)
     return {"one_frames_per_s": rates[1], "two_frames_per_s": rates[2], "times": rates[2] / rates[1]}
 
 

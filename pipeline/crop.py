@@ -89,6 +89,9 @@ class Cropper:
     """One worker: crops videos, with a detector that is loaded when a video first needs it."""
 
     def __init__(self, image_size: int, params: CropParams, make_detector: Callable[[], Detector]):
+        import cv2
+
+        cv2.setNumThreads(1)  # a worker has one core, and OpenCV would spread each resize over all
         self._image_size, self._params, self._make = image_size, params, make_detector
         self._detector: Detector | None = None
 

@@ -141,6 +141,7 @@ class TrainConfig:
     driver_augmentation: tuple[Literal["colour", "shape", "sharpness"], ...]  # of what the attribute embedder sees
     skip_from: int  # iteration at which the generator's skip connection opens
     adversarial_from: int  # iteration from which the discriminator and L_adv take part
+    perceptual_same: bool  # L_p only where L_rec counts too; Eq. 9: everywhere
     contextual_maps: tuple[int, ...]  # which maps of the perceptual net L_ctx compares
     amp: bool  # bf16 autocast on a GPU
     compile: bool  # torch.compile

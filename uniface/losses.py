@@ -16,13 +16,17 @@ def reconstruction(fake: torch.Tensor, target: torch.Tensor, same: torch.Tensor)
     return _masked_mean((fake - target) ** 2, same)
 
 
-def perceptual(fake: Maps, target: Maps, channels: Maps | None = None) -> torch.Tensor:
+def perceptual(
+    fake: Maps, target: Maps, channels: Maps | None = None, where: torch.Tensor | None = None
+) -> torch.Tensor:
     """L_p, Eq. 9: LPIPS. Every position of a map is scaled to unit length over its channels; squared distance, sum over
     channels, mean over positions, sum over maps. `channels`: LPIPS's learnt weights, `(1, C_i, 1, 1)` each; else all 1.
+    `where` `(B,)` of 0 and 1: only these images count; None: all.
     """
     weights = channels or [1.0] * len(target)
+    mask = target[0].new_ones(len(target[0])) if where is None else where
     parts = zip(fake, target, weights, strict=True)
-    return sum((((_unit(a) - _unit(b)) ** 2) * weight).sum(1).mean() for a, b, weight in parts)
+    return sum(_masked_mean((((_unit(a) - _unit(b)) ** 2) * weight).sum(1), mask) for a, b, weight in parts)
 
 
 def identity(source: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:

@@ -41,6 +41,7 @@ class Objective:
     def __init__(self, frozen: Frozen, config: TrainConfig, device: str | torch.device = "cpu"):
         frozen.require(config)
         self.weights, self.contextual_maps = config.weights, config.contextual_maps
+        self.perceptual_same = config.perceptual_same
         nets = (frozen.recogniser, frozen.perceptual, frozen.contextual or frozen.perceptual, frozen.regressor)
         self.recogniser, self.perceptual, self.contextual, self.regressor = (
             net and net.to(device, memory_format=torch.channels_last) for net in nets
@@ -56,7 +57,8 @@ class Objective:
             values["reconstruction"] = losses.reconstruction(fake, target, same)
         if weights.perceptual:
             maps, wanted = _through(self.perceptual, fake, target)
-            values["perceptual"] = losses.perceptual(maps, wanted, self.channels)
+            where = same if self.perceptual_same else None
+            values["perceptual"] = losses.perceptual(maps, wanted, self.channels, where)
         if weights.contextual:
             if self.contextual is not self.perceptual or not weights.perceptual:
                 maps, wanted = _through(self.contextual, fake, target)

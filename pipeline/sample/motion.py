@@ -11,7 +11,7 @@ def trajectory(rng: np.random.Generator, frames: int, fps: float = 25.0) -> list
     t = np.arange(frames) / fps
     tracks = {}
     for name, (low, high) in Attributes.RANGES.items():
-        size, speed, phase = rng.uniform(0.3, 1, 3), rng.uniform(0.05, 0.45, 3), rng.uniform(0, 2 * np.pi, 3)
+        size, speed, phase = rng.uniform(0.3, 1, 3), rng.uniform(0.1, 0.6, 3), rng.uniform(0, 2 * np.pi, 3)
         waves = (size * np.sin(2 * np.pi * speed * t[:, None] + phase)).sum(1)  # (frames,)
         tracks[name] = (low + high) / 2 + (high - low) / 2 * np.clip(0.5 * waves + rng.normal(0, 0.15), -1, 1)
     talking = np.clip(np.sin(2 * np.pi * 0.22 * t + rng.uniform(0, 2 * np.pi)) * 1.5 + 1, 0, 1)

@@ -27,7 +27,7 @@ TINY = {
     "train_reenactment": {"iterations": 4, "batch_size": 2, "adversarial_from": 2},
     "train_swapping": {"iterations": 4, "batch_size": 2, "skip_from": 2, "adversarial_from": 2},
     "evaluate": {"pairs": 4, "batch_size": 4, "grid_rows": 2},
-    "compute": {"cpus_per_worker": 1, "crop_workers": 1},
+    "compute": {"workers": 1, "cpus_per_worker": 1, "crop_workers": 1},
 }
 # Loose: what is shown is that the road ends in a decision; the decisions themselves have tests of their own.
 PROMOTE = {

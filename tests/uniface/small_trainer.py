@@ -39,6 +39,7 @@ CONFIG = TrainConfig(
     driver_augmentation=(),
     skip_from=0,
     adversarial_from=0,
+    perceptual_same=False,
     contextual_maps=(0,),
     amp=False,
     compile=False,

@@ -155,3 +155,12 @@ def test_border_leaves_the_face_alone():
     inside[..., 14:58, 12:52] = 1
     assert losses.border(inside, target, one).item() == 0
     assert losses.border(target + 1, target, one).item() == pytest.approx(1 - 44 * 40 / 64**2)
+
+
+def test_perceptual_counts_only_where_told():
+    rng = torch.Generator().manual_seed(0)
+    fake, target = ([torch.rand(3, 4, 5, 5, generator=rng)] for _ in range(2))
+    where = torch.tensor([1.0, 0.0, 1.0])
+    alone = sum(losses.perceptual([fake[0][i : i + 1]], [target[0][i : i + 1]]) for i in (0, 2))
+    torch.testing.assert_close(losses.perceptual(fake, target, where=where), alone / 3)
+    torch.testing.assert_close(losses.perceptual(fake, target, where=torch.ones(3)), losses.perceptual(fake, target))

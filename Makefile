@@ -24,7 +24,7 @@ repro: setup  ## the whole road: sample data -> two trained stages -> evaluation
 	@$(BIN)/python -m pipeline.register summary
 
 test: setup  ## the test suite with one tiny run of the whole road
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" --numprocesses auto --dist loadfile
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 test-slow: setup  ## the tests with real servers, kills and restarts
 	@$(BIN)/python -m pytest -m slow

@@ -19,6 +19,8 @@ from pipeline.sample.render import Renderer
 from pipeline.sample.world import World
 from uniface.images import resize
 
+MARGIN = 24  # pixels drawn around a crop, so that what its edge cuts through looks as in the whole frame
+
 FrameRef = tuple[str, int, tuple[float, float, float, float]]
 """(video_id, frame, box): a crop. box is (left, top, right, bottom) in pixels of the video, cut as whole pixels."""
 
@@ -36,9 +38,11 @@ def reenacted(world: World, source: FrameRef, target: FrameRef, image_size: int)
     *_, attributes, unit, centre = driver.at(target[1])
     behind = _cut(video.background(), source[2])
     # the shot's own centre, as the video was drawn: layers are laid out from it
-    placed = centre[0] - left, centre[1] - top
-    renderer = Renderer(video.face, video.look, video.scene, size, unit, placed, _stretch(behind, size))
-    return resize(renderer.frame(attributes)[0], (image_size, image_size))
+    placed = centre[0] - left + MARGIN, centre[1] - top + MARGIN
+    around = np.pad(_stretch(behind, size), ((MARGIN, MARGIN), (MARGIN, MARGIN), (0, 0)), mode="edge")
+    renderer = Renderer(video.face, video.look, video.scene, around.shape[:2], unit, placed, around)
+    frame = renderer.frame(attributes)[0][MARGIN:-MARGIN, MARGIN:-MARGIN]
+    return resize(frame, (image_size, image_size))
 
 
 def swapped(world: World, source_image_id: str, target_image_id: str, image_size: int) -> np.ndarray:

@@ -19,7 +19,7 @@ STARTS = 3
 
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "33554432", "MALLOC_TRIM_THRESHOLD_": "4294967296"}
 """Environment of workers on this machine: glibc otherwise returns the memory of every batch and takes it again, whose
-page faults are a tenth of a small model's training step on a CPU."""
+page faults are up to a tenth of a small model's training step on a CPU."""
 
 
 class WorkerDied(RuntimeError):

@@ -14,7 +14,7 @@ import os
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,6 +31,9 @@ from pipeline.progress import progress
 
 if TYPE_CHECKING:
     from uniface.faces import Faces
+
+BLOCK = 64
+"""Images in memory at a time, while a shard is written."""
 
 NAMED = 50
 """Rejected images that the report names per reason; `data/pairs/index.parquet` names all."""
@@ -149,9 +152,9 @@ def _write_shards(
             path = state / "out" / f"images-{shard:05d}.parquet"
             record = state / f"images-{shard:05d}.json"  # what became of its images; written last
             if not (record.is_file() and path.is_file()):
-                done = list(pool.map(one, range(start, min(start + per_shard, len(items)))))
-                _write_shard(path, done)
-                write_json(record, [row for _, row in done])
+                numbers = range(start, min(start + per_shard, len(items)))
+                blocks = (numbers[first : first + BLOCK] for first in range(0, len(numbers), BLOCK))
+                write_json(record, _write_shard(path, (list(pool.map(one, block)) for block in blocks)))
             index += json.loads(record.read_text())
     return index
 
@@ -163,15 +166,21 @@ def _read(files: Files, name: str) -> bytes:
         raise Rejected("unreadable", str(error)) from error
 
 
-def _write_shard(path: Path, done: list[tuple[bytes, dict]]) -> None:
-    """Write the images that were kept, and put shard and row into the rows."""
-    rows = []
-    for image, row in done:
-        row |= {"shard": None, "row": None}
-        if row["status"] == "kept":
-            row |= {"shard": path.name, "row": len(rows)}
-            rows.append({key: row[key] for key in ("image_id", "identity", "split")} | {"image": image})
-    schemas.write(path, rows, schemas.IMAGES)
+def _write_shard(path: Path, blocks: Iterable[list[tuple[bytes, dict]]]) -> list[dict]:
+    """Write the images that were kept, block by block; the rows of all, with shard and row put in."""
+    rows, kept = [], 0
+    with schemas.writer(path, schemas.IMAGES) as file:
+        for block in blocks:
+            cells = []
+            for image, row in block:
+                row |= {"shard": None, "row": None}
+                if row["status"] == "kept":
+                    row |= {"shard": path.name, "row": kept + len(cells)}
+                    cells.append({key: row[key] for key in ("image_id", "identity", "split")} | {"image": image})
+            schemas.append(file, cells)
+            kept += len(cells)
+            rows += [row for _, row in block]
+    return rows
 
 
 # --- pairs ---------------------------------------------------------------------------------------------------------

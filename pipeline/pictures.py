@@ -16,9 +16,6 @@ if TYPE_CHECKING:
 SMALLEST = 16
 """Pixels of the shorter side below which a picture holds no face."""
 
-LOSSLESS_UP_TO = 128
-"""Images up to this size are stored as PNG, larger ones as JPEG of quality 95."""
-
 
 class Rejected(Exception):
     """A picture that cannot be used: `status` is the kind of trouble, the message its detail."""
@@ -29,7 +26,7 @@ class Rejected(Exception):
 
 
 def prepare(data: bytes, size: int, faces: "Faces | None" = None) -> tuple[bytes, list[str]]:
-    """A picture file's bytes to PNG or JPEG bytes of a (size, size) RGB image, and what had to be done to it.
+    """A picture file's bytes to BMP bytes of a (size, size) RGB image, and what had to be done to it.
 
     With `faces` the surest face is aligned as FFHQ does; otherwise the middle square is taken. Raises Rejected.
     """
@@ -134,10 +131,11 @@ def align(image: np.ndarray, face: "Detection") -> np.ndarray:
 
 
 def encode(image: np.ndarray) -> bytes:
-    """uint8 (S, S, 3) RGB to PNG or, above `LOSSLESS_UP_TO`, JPEG bytes; the same image gives the same bytes."""
+    """uint8 (S, S, 3) RGB to BMP bytes; the same image gives the same bytes.
+
+    Training reads images far more often than anything else does: uncompressed, nothing is lost and nothing has to be
+    decoded (StyleGAN's data sets are uncompressed for the same reason). It costs 0.2 MB an image at 256 px.
+    """
     import cv2
 
-    bgr = np.ascontiguousarray(image[..., ::-1])
-    if image.shape[0] <= LOSSLESS_UP_TO:
-        return cv2.imencode(".png", bgr)[1].tobytes()
-    return cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes()
+    return cv2.imencode(".bmp", np.ascontiguousarray(image[..., ::-1]))[1].tobytes()

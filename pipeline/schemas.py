@@ -77,7 +77,7 @@ IMAGES = _schema(
     _field("image_id", pa.string(), "the file's stem"),
     _field("identity", pa.string(), "who it shows"),
     _SPLIT,
-    _field("image", pa.large_binary(), "PNG or JPEG, square, RGB, 8 bits", "bytes"),
+    _field("image", pa.large_binary(), "BMP file, square, RGB, 8 bits", "bytes"),
 )
 IMAGE_INDEX = _schema(
     "image_index",
@@ -106,7 +106,7 @@ ROWS_PER_GROUP = {"clips": 1, "images": 1}
 def writer(path: str | Path, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
     """A parquet writer for `path`, which appears, whole, when the block ends well.
 
-    Media columns stay uncompressed (they are compressed already) and without dictionary or statistics.
+    Media columns stay as they are (compressed already, or meant to be read at once), without dictionary or statistics.
     """
     media = [field.name for field in schema if pa.types.is_large_binary(field.type)]
     plain = [field.name for field in schema if field.name not in media and not pa.types.is_fixed_size_list(field.type)]

@@ -60,13 +60,13 @@ def read_frames(video: bytes | str | Path, indices: Sequence[int]) -> np.ndarray
 
 
 def read_image_bytes(data: bytes | np.ndarray) -> np.ndarray:
-    """PNG or JPEG bytes to uint8 (H, W, 3) RGB. Raises CorruptMedia if they are neither."""
+    """The bytes of a picture file (BMP in our shards) to uint8 (H, W, 3) RGB. Raises CorruptMedia if they are none."""
     import cv2
 
     buffer = np.frombuffer(data, np.uint8) if isinstance(data, bytes) else data
     image = cv2.imdecode(buffer, cv2.IMREAD_COLOR_RGB) if buffer.size else None
     if image is None:
-        raise CorruptMedia(f"{buffer.size} bytes are neither PNG nor JPEG")
+        raise CorruptMedia(f"{buffer.size} bytes are no picture file")
     return image
 
 

@@ -41,7 +41,7 @@ class Pose:
 class Renderer:
     """Frames of one (face, look, scene); what is constant in a video is made once.
 
-    size: (height, width) in pixels. unit: pixels per head unit at scale 1 (a head is about 2.4 high), by default 0.42
+    size: (height, width) in pixels. unit: pixels per head unit at scale 1 (a head is about 2.4 high), by default 0.36
     of the height. centre: (x, y) of the head's resting place in pixels, by default the middle. background: (h, w, 3)
     float picture as lit, by default drawn from the scene.
     """
@@ -57,7 +57,7 @@ class Renderer:
         background: np.ndarray | None = None,
     ) -> None:
         self.size = h, w = size
-        self.unit = unit or h * 0.42
+        self.unit = unit or h * 0.36
         self.centre = centre or (w / 2, h * 0.49)
         self.light = Light.of(scene)
         self.background = draw_background(scene, size) if background is None else background.astype(np.float32)

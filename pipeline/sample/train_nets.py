@@ -2,7 +2,7 @@
 
     python -m pipeline.sample.train_nets -o pipeline/sample/nets
 
-About an hour on one core, half of that with two processes (`--nets`) that share `--pictures`. Everything follows from
+Some 75 minutes on one core, half of that with two processes (`--nets`) that share `--pictures`. Everything follows from
 `--seed`. `report.json` says how good each net is; all its numbers come from identities and looks that no net has seen.
 """
 
@@ -27,10 +27,11 @@ from uniface.backbones import recogniser_input
 
 POSE = ("yaw", "pitch", "roll")
 EXPRESSION = ("mouth", "smile", "blink", "gaze_x", "gaze_y", "brow", "pucker")
-STEPS = {"recogniser": 1600, "judge": 1600, "regressor": 1200, "perceptual": 800, "detector": 2500}
+STEPS = {"recogniser": 2400, "judge": 2400, "regressor": 1200, "perceptual": 800, "detector": 2500}
 SIZES = len(Face.VECTOR_NAMES), len(Attributes.RANGES)
 QUOTED_R2 = 0.6  # an expression that is regressed worse than this has no place among the regressor's outputs
 KEPT_R2 = 0.08  # an identity parameter that is regressed worse than this is left out of the embedding
+SHRINKAGE = 0.3  # of the covariance within persons, measured on few of them
 BATCH = 64
 
 
@@ -139,13 +140,26 @@ def r2(prediction: Tensor, truth: Tensor) -> Tensor:
 
 
 def recogniser(net: Regression, validation: net_data.Portraits, target: Standardised) -> Output:
-    """The embedding: each predicted parameter weighted by the root of its R2 on `validation`, weak ones dropped."""
+    """The embedding: predicted face parameters, turned and weighted so that cosines tell persons apart.
+
+    Parameters with a weak R2 on `validation` are dropped. The others are scaled by how much they differ between persons
+    and how little between two pictures of one person (PLDA's two covariances, that within persons shrunk to its
+    diagonal).
+    """
     face, _ = predicted(net, recogniser_input, validation.images)
-    quality = r2(face, target(torch.from_numpy(validation.faces))).clamp(0, 1)
-    kept = quality > KEPT_R2
-    weight = quality[kept].sqrt()
-    linear = net.heads.face
-    return Output(net, linear.weight.data[kept] * weight[:, None], linear.bias.data[kept] * weight).eval()
+    kept = r2(face, target(torch.from_numpy(validation.faces))) > KEPT_R2
+    found = face[:, kept].double()
+    mean, linear = found.mean(0), net.heads.face
+    twins = found.unflatten(0, (-1, 2))  # two pictures of one person, one after the other
+    within = torch.cov((twins[:, 0] - twins[:, 1]).T / 2**0.5)
+    between = torch.cov(found.T) - within
+    scale, turn = torch.linalg.eigh(within + SHRINKAGE * within.diagonal().diag())
+    whiten = turn @ (scale**-0.5).diag() @ turn.T
+    ratio, axes = torch.linalg.eigh(whiten @ between @ whiten)
+    ratio = ratio.clamp_min(0)
+    project = ((whiten @ axes) * (ratio / (1 + ratio)).sqrt()).T.float()
+    bias = project @ (linear.bias.data[kept] - mean.float())
+    return Output(net, project @ linear.weight.data[kept], bias).eval()
 
 
 @torch.no_grad()
@@ -289,7 +303,7 @@ class Pictures:
 
     def split(self) -> tuple[net_data.Portraits, net_data.Portraits]:
         """Portraits to learn from, and others to weigh the embedding by."""
-        held_back = max(len(self.portraits) // 20, 100)
+        held_back = max(len(self.portraits) // 40, 50) * 2  # both pictures of a person
         return self.portraits[:-held_back], self.portraits[-held_back:]
 
 

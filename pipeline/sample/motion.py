@@ -13,7 +13,7 @@ def trajectory(rng: np.random.Generator, frames: int, fps: float = 25.0) -> list
     for name, (low, high) in Attributes.RANGES.items():
         size, speed, phase = rng.uniform(0.3, 1, 3), rng.uniform(0.1, 0.6, 3), rng.uniform(0, 2 * np.pi, 3)
         waves = (size * np.sin(2 * np.pi * speed * t[:, None] + phase)).sum(1)  # (frames,)
-        tracks[name] = (low + high) / 2 + (high - low) / 2 * np.clip(0.5 * waves + rng.normal(0, 0.15), -1, 1)
+        tracks[name] = (low + high) / 2 + (high - low) / 2 * np.clip(0.7 * waves + rng.normal(0, 0.15), -1, 1)
     talking = np.clip(np.sin(2 * np.pi * 0.22 * t + rng.uniform(0, 2 * np.pi)) * 1.5 + 1, 0, 1)
     syllables = np.sin(2 * np.pi * rng.uniform(2, 3.4) * t) * np.sin(2 * np.pi * 0.7 * t)
     tracks["mouth"] = np.clip(talking * (0.45 + 0.55 * syllables), 0, 1)

@@ -156,7 +156,7 @@ def recogniser(net: Regression, validation: net_data.Portraits, target: Standard
     scale, turn = torch.linalg.eigh(within + SHRINKAGE * within.diagonal().diag())
     whiten = turn @ (scale**-0.5).diag() @ turn.T
     ratio, axes = torch.linalg.eigh(whiten @ between @ whiten)
-    ratio = ratio.clamp_min(0)
+    ratio, axes = ratio[ratio > 0], axes[:, ratio > 0]
     project = ((whiten @ axes) * (ratio / (1 + ratio)).sqrt()).T.float()
     bias = project @ (linear.bias.data[kept] - mean.float())
     return Output(net, project @ linear.weight.data[kept], bias).eval()

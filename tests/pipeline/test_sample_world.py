@@ -89,8 +89,9 @@ def test_every_trouble_happens(world):
     w = video["leaves"].size[1]
     first, last = video["leaves"].box(0), video["leaves"].box(video["leaves"].frames - 1)
     assert first[0] >= 0 and first[2] <= w and (last[0] >= w or last[2] <= 0)
-    box = video["border"].box(10)
-    assert min(box[0], w - box[2]) < 0.2 * (box[2] - box[0]), "its enlarged box crosses the border"
+    boxes = np.array([video["border"].box(k) for k in range(video["border"].frames)])
+    left, right = boxes[:, 0].min(), boxes[:, 2].max()
+    assert min(left, w - right) < 0.1 * (right - left), "its enlarged box crosses the border"
     plain = [v.box(0) for v in world.videos if v.event == "plain"]
     small = video["small"].box(0)
     assert small[3] - small[1] < 0.75 * min(b[3] - b[1] for b in plain)

@@ -3,7 +3,7 @@
     python -m benchmarks.seeds 0 1 7
 
 Each seed is other persons, other portraits, other random weights: a clone of this checkout (its last commit) in
-`work/seeds/<seed>`, where every stage up to `evaluate` runs. A second call takes what is there and goes on.
+`work/seeds/<seed>`, where every stage up to `evaluate` runs. A second call brings the clone up to date and goes on.
 """
 
 import argparse
@@ -24,6 +24,8 @@ def run(seed: int, root: Path) -> dict:
     place = root / "work" / "seeds" / str(seed)
     if not (place / "dvc.yaml").is_file():
         subprocess.run(["git", "clone", "--quiet", str(root), str(place)], check=True)
+    for command in (["fetch", "--quiet", str(root)], ["reset", "--quiet", "--hard", "FETCH_HEAD"]):
+        subprocess.run(["git", *command], cwd=place, check=True)
     params = place / "params.yaml"
     params.write_text(re.sub(r"^seed: \d+", f"seed: {seed}", params.read_text(), flags=re.MULTILINE))
     clock = place / "work" / "minutes.json"

@@ -171,6 +171,8 @@ def measure(task: str, run: Run, pairs: Pairs, scorer: "Scorer") -> tuple[dict, 
         answers, baselines["exact_truth"] = row(pairs.truth)
         if task == "swapping":
             controls["judge_gate"] = _gate(answers)
+        else:  # the right pose on the right person: what the driver's own look costs is missing here
+            controls["truth_as_driver"] = row(run(pairs.source, pairs.truth))[1]
     # shuffle one input; the answer stays that of the right one
     source_order = others(pairs.source_identity, pairs.target_identity)
     driver_order = others(pairs.target_identity, pairs.source_identity)

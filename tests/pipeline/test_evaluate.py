@@ -212,6 +212,11 @@ def test_a_model_that_ignores_the_source_is_caught(scorer):
     assert controls["shuffled_driver"]["psnr_drop"] == 0 < controls["shuffled_source"]["psnr_drop"]
 
 
+def test_a_model_that_paints_the_drivers_look_is_caught(scorer):
+    numbers, _, controls, _ = evaluate.measure("reenactment", lambda source, driver: driver, _pairs(), scorer)
+    assert controls["truth_as_driver"]["psnr"] == pytest.approx(80, abs=0.01) and numbers["psnr"] < 30
+
+
 def test_without_truth_there_are_no_numbers_that_need_it(scorer):
     numbers, baselines, controls, _ = evaluate.measure("swapping", _paste, _pairs(truth=False), scorer)
     assert not {"psnr", "ssim", "psnr_face", "perceptual_stand_in"} & set(numbers)

@@ -102,7 +102,7 @@ def evaluate(
             chosen = replace(chosen, truth=exact(task, jobs, params, root))
         stage = swapping if task == "swapping" else reenactment
         numbers, baselines, controls, made = measure(
-            task, _run(models[stage], task, settings.batch_size), chosen, scorer
+            task, runner(models[stage], task, settings.batch_size), chosen, scorer
         )
         report[task], report["baselines"][task], report["controls"][task] = numbers, baselines, controls
         write_sheet(out / "samples" / f"{task}.png", columns(task, chosen, made), settings.grid_rows)
@@ -125,7 +125,7 @@ def evaluate(
 Run = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
-def _run(model: "UniFace", task: str, batch_size: int) -> Run:
+def runner(model: "UniFace", task: str, batch_size: int) -> Run:
     """The model as a function of uint8 pictures (N, H, W, 3), as a user would get them."""
     import torch
 

@@ -53,7 +53,7 @@ def row(name: str, params: Params, root: Path, batches: Iterator[Batch] | None, 
     trainer = make_trainer(job)
     if batches is None:
         batches = sample_stream(
-            open_data(job, "train"), job.seed, job.config.batch_size, augment=job.config.driver_augmentation
+            open_data(job, "train"), job.seed, job.config.batch_size, augment=job.config.augmentation
         )
     train(trainer, batches, lambda step, values: print(f"{name}: step {step}", end="\r", flush=True))
     scorer = Scorer(root / "data" / "weights", params.evaluate.batch_size, torch.device("cpu"))

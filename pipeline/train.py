@@ -241,7 +241,7 @@ def train_worker(config: dict[str, Any]) -> None:
         world=world,
         start_step=trainer.step,
         loader_workers=job.loader_workers,
-        augment=job.config.driver_augmentation,
+        augment=job.config.augmentation,
     )
 
     def on_log(step: int, values: dict[str, float]) -> None:

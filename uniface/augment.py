@@ -1,8 +1,9 @@
-"""Driver augmentation of stage 1: what the attribute embedder sees of the target loses its colours and proportions.
+"""Augmentation of stage 1's samples, mostly of the driver: what the attribute embedder sees of the target.
 
-The paper does not say it, the released code does it to every driver (REFERENCE: released code): a driver that differs
-from the target in shape and colour cannot hand the image itself through the attributes. Sizes are stated for 256 px
-and scale with the image.
+The paper does not say it, the released code changes colour, shape and sharpness of every driver (REFERENCE: released
+code): a driver that differs from the target in shape and colour cannot hand the image itself through the attributes.
+Sizes are stated for 256 px and scale with the image. One more kind, FOMM's `mirror`, is of the whole sample and done in
+`ClipDataset.sample`.
 """
 
 from collections.abc import Sequence

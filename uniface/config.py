@@ -138,7 +138,8 @@ class TrainConfig:
     r1_weight: float
     r1_every: int
     gradient_clip: float  # largest norm; 0: no clipping
-    driver_augmentation: tuple[Literal["colour", "shape", "sharpness"], ...]  # of what the attribute embedder sees
+    # uniface/augment.py; "mirror" turns a whole sample, the others change what the attribute embedder sees
+    augmentation: tuple[Literal["mirror", "colour", "shape", "sharpness"], ...]
     skip_from: int  # iteration at which the generator's skip connection opens
     adversarial_from: int  # iteration from which the discriminator and L_adv take part
     perceptual_same: bool  # L_p only where L_rec counts too; Eq. 9: everywhere

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from uniface.augment import augment_driver
+from uniface.augment import AUGMENTATIONS, augment_driver
 from uniface.images import to_tensor
 from uniface.tables import CorruptMedia, Shards, read_table, string_codes
 
@@ -167,7 +167,8 @@ class ClipDataset:
         """Sample `k` of the endless training stream, and how many unreadable clips were passed over for it.
 
         source, target and driver, uint8 (H, W, 3): the driver is the target, augmented in these ways; it stands in
-        for the target at the attribute embedder. Each epoch takes the clips in another order.
+        for the target at the attribute embedder. "mirror" turns all three over, every second time. Each epoch takes the
+        clips in another order.
         """
         epoch, position = divmod(k, len(self))
         for skipped in range(min(len(self), MAX_SKIPS)):
@@ -178,7 +179,9 @@ class ClipDataset:
             except CorruptMedia as error:
                 log.warning("skipped: %s", error)
                 continue
-            driver = augment_driver(target, rng, augment)
+            if "mirror" in augment and rng.random() < 0.5:
+                source, target = (np.ascontiguousarray(image[:, ::-1]) for image in (source, target))
+            driver = augment_driver(target, rng, [kind for kind in augment if kind in AUGMENTATIONS])
             return {"source": source, "target": target, "driver": driver}, skipped
         raise ValueError(
             f"{min(len(self), MAX_SKIPS)} clips in a row of {self.folder} are unreadable: restore the data"

@@ -155,6 +155,21 @@ def test_the_driver_is_the_target_augmented_or_not(clips):
     )
 
 
+def test_mirror_turns_source_target_and_driver_together_every_second_time(clips, monkeypatch):
+    dataset = ClipDataset(clips, "train")
+    image = np.zeros((SIZE, SIZE, 3), np.uint8)
+    image[:, : SIZE // 2] = 200
+    monkeypatch.setattr(dataset, "pair", lambda i, rng: (image, image))
+    turned = 0
+    for k in range(100):
+        sample = dataset.sample(k, 0, ["mirror"])[0]
+        first = sample["source"]
+        assert all(np.array_equal(first, sample[name]) for name in ("target", "driver"))
+        assert np.array_equal(first, image) or np.array_equal(first, image[:, ::-1])
+        turned += not np.array_equal(first, image)
+    assert 30 < turned < 70
+
+
 def test_batches_are_tensors_in_the_range(clips, pairs):
     batch = next(sample_stream(ClipDataset(clips, "train"), 0, 3))
     assert set(batch) == {"source", "target", "driver"}

@@ -1,87 +1,27 @@
-"""The launcher: what decides a run's identity, what comes out, and kills of worker and driver that cost nothing."""
+"""The launcher: what decides a run's identity, what comes out, and one training at a time."""
 
 import csv
 import dataclasses
-import io
-import json
-import os
 import queue
-import signal
-import subprocess
 import sys
 import threading
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
 import torch
-import yaml
+from tiny_training import SIZE, make_trainable
 
-from pipeline import params, schemas, train, watch
+from pipeline import params, train, watch
 from pipeline.files import digest
 from uniface.data import sample_stream
 from uniface.model import UniFace, read_metadata
 from uniface.train import train as train_loop
 
-ROOT = Path(__file__).resolve().parents[2]
-SIZE, FRAMES = 32, 6
-
-
-def mp4(colour: int) -> bytes:
-    buffer = io.BytesIO()
-    with av.open(buffer, "w", format="mp4") as file:
-        stream = file.add_stream("libx264", rate=25, options={"crf": "10", "g": "4"})
-        stream.width = stream.height = SIZE
-        stream.pix_fmt = "yuv420p"
-        for n in range(FRAMES):
-            image = np.full((SIZE, SIZE, 3), (colour, 100, 128), np.uint8)
-            image[8 + 2 * n : 20 + 2 * n, 8:20] = 230
-            file.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
-        file.mux(stream.encode())
-    return buffer.getvalue()
-
-
-def write_clips(folder: Path) -> None:
-    index = []
-    for split, first, count in (("train", 0, 4), ("test", 4, 3)):
-        rows = [
-            {
-                "person_id": f"id{n:05d}", "video_id": f"video{n:06d}", "utterance": "00001", "chunk": 0, "start": 0,
-                "end": FRAMES, "box": [0.0, 0.0, 32.0, 32.0], "width": 64, "height": 48, "fps": 25.0, "frames": FRAMES,
-            }
-            for n in range(first, first + count)
-        ]  # fmt: skip
-        videos = [{"video": mp4(30 * n)} for n in range(first, first + count)]
-        shard = f"{split}-00000.parquet"
-        schemas.write(folder / shard, [row | video for row, video in zip(rows, videos, strict=True)], schemas.CLIPS)
-        kept = {"split": split, "status": "kept", "reason": None, "shard": shard}
-        index += [row | kept | {"row": i} for i, row in enumerate(rows)]
-    schemas.write(folder / "index.parquet", index, schemas.CLIP_INDEX)
-
-
-def settings() -> dict:
-    """The sample's params, cut down to seconds; no loss needs a frozen net."""
-    values = yaml.safe_load((ROOT / "params.yaml").read_text())
-    values["image_size"] = values["model"]["image_size"] = SIZE
-    values["model"] |= {"max_channels": 8, "channel_base": 256, "attribute_channels": 8, "attribute_max_channels": 8}
-    weights = dict.fromkeys(values["train_reenactment"]["weights"], 0.0) | {"reconstruction": 1.0, "adversarial": 0.1}
-    for stage in ("train_reenactment", "train_swapping"):
-        values[stage] |= {
-            "iterations": 12, "batch_size": 2, "log_every": 2, "checkpoint_every": 4, "sample_every": 6, "skip_from": 0,
-            "adversarial_from": 0,
-            "weights": weights, "perceptual_same": False, "contextual_maps": [],
-        }  # fmt: skip
-    values["compute"] |= {"workers": 1, "cpus_per_worker": 1, "gpus_per_worker": 0, "loader_workers": 0, "storage": ""}
-    return values
-
 
 @pytest.fixture
 def project(tmp_path) -> Path:
-    write_clips(tmp_path / "data" / "clips")
-    (tmp_path / "data" / "weights").mkdir()
-    (tmp_path / "data" / "weights" / "weights.json").write_text('{"recogniser": {"file": "r.onnx", "sha256": "1"}}')
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump(settings()))
+    make_trainable(tmp_path)
     return tmp_path
 
 
@@ -228,75 +168,3 @@ def test_usage(arguments, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["train", *arguments])
     with pytest.raises(SystemExit, match=r"usage: python -m pipeline\.train reenactment"):
         train.main()
-
-
-# --- real runs ------------------------------------------------------------------------------------------------------
-
-
-def start(project: Path) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, "-m", "pipeline.train", "reenactment"],
-        cwd=project,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_URI": ""},
-    )
-
-
-def until(process: subprocess.Popen, text: str) -> list[str]:
-    """Its lines up to the first with `text`."""
-    lines = []
-    for line in process.stdout:
-        lines.append(line)
-        if text in line:
-            return lines
-    raise AssertionError("".join(lines))
-
-
-def longer(project: Path) -> None:
-    values = settings()
-    values["train_reenactment"] |= {"iterations": 120, "checkpoint_every": 10, "log_every": 5, "sample_every": 60}
-    (project / "params.yaml").write_text(yaml.safe_dump(values))
-
-
-@pytest.mark.slow
-def test_killed_worker_and_killed_driver_cost_nothing(project):
-    """A worker is killed, then the driver; the model equals, to the bit, the one that nothing disturbed."""
-    import psutil
-
-    longer(project)
-    process = start(project)
-    until(process, "train_reenactment 15/120")
-    workers = [
-        p for p in psutil.Process(process.pid).children(recursive=True) if "RayTrainWorker" in " ".join(p.cmdline())
-    ]
-    assert len(workers) == 1
-    workers[0].send_signal(signal.SIGKILL)
-    lines = until(process, "resuming at step")
-    assert int(lines[-1].split("step ")[1].split()[0]) >= 10
-    until(process, "train_reenactment 45/120")
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    again = start(project)
-    lines = until(again, "resuming at step")
-    assert int(lines[-1].split("step ")[1].split()[0]) >= 40
-    rest = again.stdout.read()
-    assert again.wait() == 0, rest
-    model = project / "models" / "reenactment.safetensors"
-    disturbed = UniFace.load(model).state_dict()
-    curve = (project / "reports" / "reenactment.csv").read_text()
-
-    job = train.make_job("reenactment", params.load(project / "params.yaml"), project)
-    torch.set_num_threads(1)
-    trainer = train.make_trainer(job)
-    train_loop(trainer, sample_stream(train.open_data(job, "train"), job.seed, job.config.batch_size))
-    for name, value in trainer.average.state_dict().items():
-        assert torch.equal(disturbed[name], value), name
-    assert len(curve.splitlines()) == 1 + 24
-    # and once more: nothing is trained, the outputs are written again
-    model.unlink()
-    third = start(project)
-    output = third.stdout.read()
-    assert third.wait() == 0 and "trained before" in output
-    assert json.dumps(sorted(UniFace.load(model).state_dict())) == json.dumps(sorted(disturbed))

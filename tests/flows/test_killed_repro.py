@@ -115,7 +115,7 @@ def test_kill_9_in_mid_training_costs_nothing(project, repro):
     job = train.make_job("reenactment", params.load(project / "params.yaml"), project)
     torch.set_num_threads(1)
     trainer = train.make_trainer(job)
-    augment = job.config.driver_augmentation
+    augment = job.config.augmentation
     train_loop(trainer, sample_stream(train.open_data(job, "train"), job.seed, job.config.batch_size, augment=augment))
     for name, value in trainer.average.state_dict().items():
         assert torch.equal(disturbed[name], value), name

@@ -16,6 +16,8 @@ from pipeline.fomm import FPS
 
 SEEK_GAP = 10.0
 """Seconds to the next wanted frame from which on a jump is cheaper than decoding on."""
+REPEATABLE = "mbtree=0"
+"""For x264-params. With AVX-512 its macroblock tree made several files of the same frames, unless 64 divides the size."""
 _FOREVER = 1 << 40
 _LATE = 1e-3
 """Seconds by which a time stamp may miss its tick; containers round to milliseconds."""
@@ -226,7 +228,7 @@ class Encoder:
         self._stream.options = {
             "preset": "veryfast",
             "crf": str(crf),
-            "x264-params": f"keyint={gop}:min-keyint={gop}:scenecut=0:open-gop=0",
+            "x264-params": f"keyint={gop}:min-keyint={gop}:scenecut=0:open-gop=0:{REPEATABLE}",
         }
         self.frames = 0
 

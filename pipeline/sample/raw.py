@@ -15,11 +15,12 @@ from pipeline.annotations import META_FILE, format_utterance
 from pipeline.files import atomic_write, digest
 from pipeline.progress import progress
 from pipeline.sample.world import FPS, Portrait, Utterance, Video, World
+from pipeline.video import REPEATABLE
 
 RENDERER = ("body", "features", "head", "identity", "light", "maps", "motion", "raw", "render", "world")
 RECORD = "sample-world.json"  # marks a folder as ours, and says of which world
 NOISE = 1.5  # standard deviation of the camera's noise, grey levels
-CRF = 20
+CRF = 23
 JPEG_QUALITY = 95
 
 
@@ -91,7 +92,8 @@ def _write_video(job: tuple[Video, Path]) -> None:
     boxes = {}
     with atomic_write(_video_path(folder, video)) as part:
         with av.open(part, "w", format="mp4", options={"movflags": "+faststart"}) as container:
-            stream = container.add_stream("libx264", rate=FPS, options={"crf": str(CRF), "preset": "veryfast"})
+            options = {"crf": str(CRF), "preset": "veryfast", "x264-params": REPEATABLE}
+            stream = container.add_stream("libx264", rate=FPS, options=options)
             stream.width, stream.height, stream.pix_fmt = w, h, "yuv420p"
             stream.codec_context.thread_count = 1  # slices by thread would change the bytes
             for number in range(video.frames):

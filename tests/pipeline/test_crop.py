@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import av
+import cv2
 import numpy as np
 import pytest
 from drawn_videos import GREEN, GreenDetector, annotation, face_video, picture, write_video
@@ -18,6 +19,7 @@ from pipeline.annotations import Annotations, Crop, read_metadata
 from pipeline.clips import Job, crop_video
 from pipeline.crop import crop
 from pipeline.params import CropParams
+from pipeline.video import Encoder
 from uniface.data import read_frames
 from uniface.tables import read_table
 
@@ -78,6 +80,19 @@ def test_stored_clips_are_h264_at_25_fps_with_short_closed_groups(tmp_path):
         assert (stream.codec_context.name, stream.pix_fmt, stream.average_rate) == ("h264", "yuv420p", 25)
         keys = [k for k, frame in enumerate(container.decode(stream)) if frame.key_frame]
     assert keys == [0, 8, 16, 24, 32]
+
+
+def test_the_same_frames_give_the_same_bytes_wherever_they_lie_in_memory():
+    rng = np.random.default_rng(0)
+    frames = [cv2.GaussianBlur(rng.integers(0, 255, (80, 80, 3), dtype=np.uint8), (0, 0), 3) for _ in range(12)]
+    held, files = [], set()
+    for _ in range(20):
+        held.append(np.full(rng.integers(1, 200_000), 1, np.uint8))
+        encoder = Encoder(80, PARAMS.gop, PARAMS.crf)
+        for frame in frames:
+            encoder.add(frame)
+        files.add(encoder.finish())
+    assert len(files) == 1
 
 
 def test_pixels_equal_the_resized_crop_of_the_source_frame(tmp_path):

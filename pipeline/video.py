@@ -17,7 +17,7 @@ from pipeline.fomm import FPS
 SEEK_GAP = 10.0
 """Seconds to the next wanted frame from which on a jump is cheaper than decoding on."""
 REPEATABLE = "mbtree=0"
-"""For x264-params: with AVX-512 its macroblock tree made several files of the same frames, if not of whole 64 pixels."""
+"""For x264-params: with AVX-512 its macroblock tree made several files of the same frames, at 80 pixels and others."""
 _FOREVER = 1 << 40
 _LATE = 1e-3
 """Seconds by which a time stamp may miss its tick; containers round to milliseconds."""

@@ -1,15 +1,13 @@
 """What of a driver's looks costs stage 1 quality: one trait of the driver at a time on the right person.
 
-    python -m benchmarks.leak [--pairs 100]
+    python -m benchmarks.leak
 
 Needs the sample's data and a trained stage 1 (`make repro`). Each test pair gets drivers rendered in the target's exact
 pose, expression and place: the source's person as it is, with single traits of the target's person, and with all of
 them. What comes out is compared with the exact answer, which is the same for all. Prints a Markdown table.
 """
 
-import argparse
 import dataclasses
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -22,6 +20,7 @@ from pipeline.sample.identity import Look
 from pipeline.sample.world import Video, World
 from uniface.data import ClipDataset
 from uniface.images import to_tensor
+from uniface.metrics import psnr
 from uniface.model import UniFace
 
 HAIR_STYLE = ("style", "part", "hairline", "volume", "wave")
@@ -39,28 +38,24 @@ def with_trait(trait: str, video: Video, other: Video) -> Video:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=100)
     params = load()
-    pairs, jobs = clip_pairs(
-        ClipDataset(Path("data/clips"), "test"), parser.parse_args().pairs, params.seed, cross=True
-    )
+    clips = ClipDataset("data/clips", "test")
+    pairs, jobs = clip_pairs(clips, params.evaluate.pairs, params.seed, cross=True)
     world = World(params.sample, params.seed)
     model = UniFace.load("models/reenactment.safetensors").eval()
-    mean: dict[str, list[float]] = {trait: [] for trait in TRAITS}
+    found: dict[str, list[float]] = {trait: [] for trait in TRAITS}
     for image, (source, target) in zip(pairs.source, jobs, strict=True):
         driver = world.video(target[0])
-        wanted = truth.reenacted(world, source, target, params.image_size)
+        wanted = to_tensor(truth.reenacted(world, source, target, params.image_size)[None])
         for trait in TRAITS:
             mixed = {target[0]: driver, source[0]: with_trait(trait, world.video(source[0]), driver)}
             drawn = truth.reenacted(SimpleNamespace(video=mixed.get), source, target, params.image_size)
             with torch.no_grad():
-                made = model.reenact(to_tensor(image[None]), to_tensor(drawn[None])).clamp(-1, 1)
-            error = (made - to_tensor(wanted[None])).square().mean().item() / 4
-            mean[trait].append(-10 * np.log10(error))
+                made = model.reenact(to_tensor(image[None]), to_tensor(drawn[None]))
+            found[trait].append(psnr(made, wanted).item())
     print(f"| of the driver's person, {len(jobs)} pairs | PSNR |\n|---|---:|")
-    for trait, found in mean.items():
-        print(f"| {trait} | {np.mean(found):.2f} |")
+    for trait, values in found.items():
+        print(f"| {trait} | {np.mean(values):.2f} |")
 
 
 if __name__ == "__main__":

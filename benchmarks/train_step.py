@@ -1,12 +1,13 @@
 """A full training iteration at the paper's size beside the same one as the released code computes it.
 
-    python -m benchmarks.train_step [--device cpu|cuda] [--batch N] [--size 256] [--largest]
+    python -m benchmarks.train_step [--device cpu|cuda] [--batch N] [--size 256] [--checkpointing] [--largest]
 
 Plain: float32, no channels_last, gamma and beta by one convolution each, every sample's weights repeated into a
 grouped convolution, separate blur, bias, activation and gain, another generator forward for the discriminator's step.
 Ours: what `uniface/` does (on a GPU in bf16). Same sizes, losses and lazy R1 (every 16 iterations) in both, random
-weights; a VGG16 and a ResNet-50 of random weights stand in for the frozen nets. Prints JSON: seconds an iteration (on a
-CPU of processor time) and their ratio.
+weights; a VGG16 and a ResNet-50 of random weights stand in for the frozen nets. With --checkpointing both forms
+recompute the activations of their blocks: swapping with a batch of 8 then fits into 24 GB. Prints JSON: seconds an
+iteration (on a CPU of processor time) and their ratio.
 """
 
 import argparse
@@ -108,6 +109,12 @@ def trainer(kind: type[Trainer], task: str, model: ModelConfig, config: TrainCon
     return kind(task, net, Discriminator(model), frozen_nets(device), config, device)
 
 
+def set_checkpointing(mine: Trainer, enabled: bool) -> None:
+    """Recompute the activations of both networks' blocks in the backward pass, or keep them."""
+    mine.model.set_checkpointing(enabled)
+    mine.discriminator.checkpointing = enabled
+
+
 def seconds(mine: Trainer, batch: Batch, repeats: int) -> dict[str, float]:
     """Seconds of an iteration with R1 and without, and of the mean one."""
 
@@ -159,15 +166,17 @@ def compare(task: str, args: argparse.Namespace) -> dict:
     batch = batch_of(args.size, args.batch, args.device)
     if args.device == "cuda":
         batch = {k: v.contiguous(memory_format=torch.channels_last) if v.ndim == 4 else v for k, v in batch.items()}
-    found: dict = {"task": task, "device": args.device, "batch": args.batch, "size": args.size}
+    found: dict = {name: getattr(args, name) for name in ("device", "batch", "size", "checkpointing")} | {"task": task}
     for name, kind in (("plain", PlainTrainer), ("ours", Trainer)):
         if args.device == "cuda":
             torch.cuda.reset_peak_memory_stats()
         mine = trainer(kind, task, model, config, args.device)
         gc.collect()  # the one before, whose replaced forwards refer to their own modules
+        set_checkpointing(mine, args.checkpointing)
         found[name] = seconds(mine, batch, args.repeats)
         if args.device == "cuda":
             found[f"{name}_peak_gb"] = torch.cuda.max_memory_allocated() / 1e9
+    set_checkpointing(mine, False)  # to count nothing twice
     with FlopCounterMode(display=False) as counter:
         mine.step = 1
         mine.train_step(one_image(batch))
@@ -183,6 +192,7 @@ def largest_batch(task: str, args: argparse.Namespace) -> int:
     config = {"reenactment": params.train_reenactment, "swapping": params.train_swapping}[task]
     config = dataclasses.replace(config, contextual_maps=(2, 3))
     mine = trainer(Trainer, task, dataclasses.replace(params.model, image_size=args.size), config, args.device)
+    set_checkpointing(mine, args.checkpointing)
     fits = 0
     for images in range(8, 264, 8):
         try:
@@ -201,6 +211,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--repeats", type=int, default=0, help="default 10 on a GPU, 1 on a CPU")
     parser.add_argument("--task", choices=("reenactment", "swapping"), help="default: both")
+    parser.add_argument("--checkpointing", action="store_true", help="recompute activations in both: less memory")
     parser.add_argument("--largest", action="store_true", help="also find the largest batch (GPU)")
     args = parser.parse_args()
     gpu = args.device == "cuda"

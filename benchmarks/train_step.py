@@ -26,7 +26,7 @@ from pipeline.params import load
 from uniface.backbones import Perceptual, Recogniser
 from uniface.config import ModelConfig, TrainConfig
 from uniface.discriminator import Discriminator
-from uniface.layers import GAIN, SLOPE, ModulatedConv
+from uniface.layers import SLOPE, ModulatedConv
 from uniface.model import UniFace
 from uniface.objective import Batch, Frozen, Values
 from uniface.train import Trainer
@@ -66,7 +66,7 @@ def released_forward(layer: ModulatedConv, x: torch.Tensor, stylemap: torch.Tens
         out = F.conv2d(x, kernel, padding=size // 2, groups=batch)
         out = out.reshape(batch, out_channels, *out.shape[2:])
     out = out + layer.bias[:, None, None]
-    return F.leaky_relu(out, SLOPE) * GAIN if layer.activate else out
+    return F.leaky_relu(out, SLOPE) * layer.gain if layer.activate else out
 
 
 def as_released(model: UniFace) -> UniFace:

@@ -155,6 +155,8 @@ def run_on_ray(job: Job, compute: ComputeParams, folder: Path, root: Path) -> di
 
     # a busy machine starts a worker, with all its imports, in minutes; Ray's own limit of 60 s would start it in vain
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "600")
+    # how often Ray looks whether the workers have ended; at its 2 s a short training waits seconds for its end
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     connect(compute)
     gpus = gpus_per_worker(compute, ray.cluster_resources().get("GPU", 0))
     # a folder of this machine, or one that all machines see: there the run's name must tell stages apart

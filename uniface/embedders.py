@@ -65,7 +65,7 @@ class AttributeEmbedder(nn.Module):
             size //= 2
             width = config.attribute_dim if size == 1 else config.attribute_width(size)
             norm = _norm(config, width) if size > 1 else nn.Identity()
-            activation = nn.LeakyReLU(SLOPE) if size > 1 else nn.Identity()
+            activation = nn.LeakyReLU(SLOPE, inplace=True) if size > 1 else nn.Identity()
             self.down.append(nn.Sequential(nn.Conv2d(channels, width, 4, stride=2, padding=1), activation, norm))
             widths.append(width)
             channels = width

@@ -59,19 +59,20 @@ class StyledBlock(nn.Module):
         in_channels, out_channels = config.width(in_size), config.width(out_size)
         sampling = "up" if out_size > in_size else "same"
         kernel = config.modulation_kernel
-        self.conv1 = ModulatedConv(
-            in_channels, out_channels, in_channels, sampling=sampling, modulation_kernel=kernel
-        )  # modulated at the input's size
+        two = config.octave_layers == 2
+        self.conv1 = ModulatedConv(  # modulated at the input's size
+            in_channels, out_channels, in_channels, 3, sampling, kernel, gain=GAIN if two else 1.0
+        )
         self.conv2 = None
-        if config.octave_layers == 2:
-            self.conv2 = ModulatedConv(out_channels, out_channels, out_channels, modulation_kernel=kernel)
+        if two:
+            self.conv2 = ModulatedConv(out_channels, out_channels, out_channels, 3, "same", kernel, gain=1.0)
         self.skip = ResampledSkip(in_channels, out_channels, sampling)
 
     def forward(self, x: Tensor, *stylemaps: Tensor) -> Tensor:
         out = self.conv1(x, stylemaps[0])
         if self.conv2 is not None:
             out = self.conv2(out, stylemaps[1])
-        return (out + self.skip(x)) / GAIN
+        return out + self.skip(x)
 
 
 class Synthesis(nn.Module):

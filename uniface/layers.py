@@ -1,8 +1,9 @@
 """Building blocks of StyleGAN2 and StyleMapGAN: equalised convolutions, blur, residual and modulated layers.
 
-Every activated layer computes `sqrt(2) * leaky_relu(W x / sqrt(fan_in) + b, 0.2)`. Leaky ReLU is positively
-homogeneous, so the gain is multiplied into the weight and the bias: the same numbers with two passes over the
-activations fewer. All convolutions are plain; nothing is repeated or grouped per sample.
+Every activated layer computes `sqrt(2) * leaky_relu(W x / sqrt(fan_in) + b, 0.2)`, and a residual block the sum of two
+branches divided by sqrt(2). Leaky ReLU is positively homogeneous, so both factors are multiplied into the weights and
+biases: the same numbers with fewer passes over the activations. All convolutions are plain; nothing is repeated or
+grouped per sample.
 """
 
 import math
@@ -17,8 +18,8 @@ SLOPE = 0.2
 
 
 def leaky_relu(x: Tensor) -> Tensor:
-    """Leaky ReLU with the slope of StyleGAN2; its gain sqrt(2) is already in the convolution before it."""
-    return F.leaky_relu(x, SLOPE)
+    """Leaky ReLU with the slope of StyleGAN2, in place; its gain sqrt(2) is already in the convolution before it."""
+    return F.leaky_relu(x, SLOPE, inplace=True)
 
 
 def run(module: nn.Module, *inputs: Tensor, checkpointing: bool) -> Tensor:
@@ -37,10 +38,10 @@ class Blur(nn.Module):
         self.register_buffer("kernel", gain * taps[:, None] * taps[None, :], persistent=False)
         self.padding, self.stride = padding, stride
 
-    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         channels = x.shape[1]
         kernel = self.kernel.expand(channels, 1, 4, 4)
-        return F.conv2d(x, kernel, bias, stride=self.stride, padding=self.padding, groups=channels)
+        return F.conv2d(x, kernel, stride=self.stride, padding=self.padding, groups=channels)
 
 
 class EqualizedConv(nn.Module):
@@ -75,12 +76,14 @@ class EqualizedLinear(nn.Module):
 class ActivatedConv(nn.Module):
     """Equalised convolution, bias, leaky ReLU; `sampling` "down" halves and "up" doubles the size, with blur."""
 
-    def __init__(self, in_channels: int, out_channels: int, kernel: int = 3, sampling: str = "same"):
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel: int = 3, sampling: str = "same", gain: float = GAIN
+    ):
         super().__init__()
         self.weight = nn.Parameter(torch.randn(out_channels, in_channels, kernel, kernel))
         self.bias = nn.Parameter(torch.zeros(out_channels))
-        self.gain = GAIN
-        self.scale = GAIN / math.sqrt(in_channels * kernel**2)
+        self.gain = gain
+        self.scale = gain / math.sqrt(in_channels * kernel**2)
         self.sampling = sampling
         if sampling != "same":
             self.blur = Blur(padding=2) if sampling == "down" else Blur(padding=1, gain=4.0)
@@ -93,18 +96,21 @@ def _conv(layer: nn.Module, x: Tensor) -> Tensor:
     """Resampling convolution and bias, with the gain of an activation that follows already in both."""
     weight, bias = layer.weight * layer.scale, layer.bias * layer.gain
     if layer.sampling == "up":  # (B, I, R, R) -> (B, O, 2R + 1, 2R + 1) -> (B, O, 2R, 2R)
-        return layer.blur(F.conv_transpose2d(x, weight.transpose(0, 1), stride=2), bias)
+        # not as the bias of the blur, whose gradient oneDNN finds together with that of the kernel, which nobody wants
+        return layer.blur(F.conv_transpose2d(x, weight.transpose(0, 1), stride=2)).add_(bias[:, None, None])
     if layer.sampling == "down":  # (B, I, R, R) -> (B, I, R + 1, R + 1) -> (B, O, R/2, R/2)
         return F.conv2d(layer.blur(x), weight, bias, stride=2)
     return F.conv2d(x, weight, bias, padding=weight.shape[-1] // 2)
 
 
 class ResampledSkip(nn.Module):
-    """Linear shortcut of a residual block: 1x1 convolution without bias, with blur where the size changes."""
+    """Linear shortcut of a residual block, divided by sqrt(2): 1x1 convolution without bias, with blur or bilinear
+    enlargement where the size changes."""
 
     def __init__(self, in_channels: int, out_channels: int, sampling: str = "same"):
         super().__init__()
         self.conv = EqualizedConv(in_channels, out_channels, kernel=1, bias=False)
+        self.conv.scale /= GAIN
         self.sampling = sampling
         if sampling == "down":  # only every second blurred sample is needed, so blur at stride 2
             self.blur = Blur(padding=1, stride=2)
@@ -126,11 +132,11 @@ class ResidualBlock(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, sampling: str = "same"):
         super().__init__()
         self.conv1 = ActivatedConv(in_channels, in_channels)
-        self.conv2 = ActivatedConv(in_channels, out_channels, sampling=sampling)
+        self.conv2 = ActivatedConv(in_channels, out_channels, sampling=sampling, gain=1.0)  # sqrt(2) / sqrt(2)
         self.skip = ResampledSkip(in_channels, out_channels, sampling)
 
     def forward(self, x: Tensor) -> Tensor:
-        return (self.conv2(self.conv1(x)) + self.skip(x)) / GAIN
+        return self.conv2(self.conv1(x)) + self.skip(x)
 
 
 class ModulatedConv(nn.Module):
@@ -149,12 +155,13 @@ class ModulatedConv(nn.Module):
         sampling: str = "same",
         modulation_kernel: int = 3,
         activate: bool = True,
+        gain: float = GAIN,
     ):
         super().__init__()
         self.weight = nn.Parameter(torch.randn(out_channels, in_channels, kernel, kernel))
         self.bias = nn.Parameter(torch.zeros(out_channels))
         self.activate = activate
-        self.gain = GAIN if activate else 1.0
+        self.gain = gain if activate else 1.0
         self.scale = self.gain / math.sqrt(in_channels * kernel**2)
         self.modulation = EqualizedConv(style_channels, 2 * in_channels, modulation_kernel)
         with torch.no_grad():

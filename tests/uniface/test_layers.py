@@ -55,13 +55,23 @@ def test_shortcuts_equal_blur_and_zero_stuffing_borders_included():
     x = torch.randn(2, 3, 8, 8)
     for sampling in ("same", "down", "up"):
         layer = ResampledSkip(3, 5, sampling)
-        weight = layer.conv.weight / math.sqrt(3)
+        weight = layer.conv.weight / math.sqrt(3) / math.sqrt(2)
         expected = {
             "same": lambda w: F.conv2d(x, w),
             "down": lambda w: F.conv2d(blurred(x, 1, 1), w, stride=2),
             "up": lambda w: 4 * blurred(zero_stuffed(F.conv2d(x, w)), 2, 1),
         }[sampling](weight)
         assert torch.allclose(layer(x), expected, atol=1e-5), sampling
+
+
+@pytest.mark.parametrize("sampling", ["same", "down", "up"])
+def test_residual_block_is_the_sum_of_its_branches_over_sqrt_2(sampling):
+    block, x = ResidualBlock(3, 5, sampling), torch.randn(2, 3, 8, 8)
+    block.conv2.bias.data.normal_()
+    branch = ActivatedConv(3, 5, sampling=sampling)  # with the gain of sqrt(2)
+    branch.load_state_dict(block.conv2.state_dict())
+    shortcut = block.skip(x) * math.sqrt(2)
+    assert torch.allclose(block(x), (branch(block.conv1(x)) + shortcut) / math.sqrt(2), atol=1e-5)
 
 
 def test_layers_keep_the_variance_whatever_the_width():

@@ -6,8 +6,8 @@ Plain: float32, no channels_last, gamma and beta by one convolution each, every 
 grouped convolution, separate blur, bias, activation and gain, another generator forward for the discriminator's step.
 Ours: what `uniface/` does (on a GPU in bf16). Same sizes, losses and lazy R1 (every 16 iterations) in both, random
 weights; a VGG16 and a ResNet-50 of random weights stand in for the frozen nets. With --checkpointing both forms
-recompute the activations of their blocks: swapping with a batch of 8 then fits into 24 GB. Prints JSON: seconds an
-iteration (on a CPU of processor time) and their ratio.
+recompute the activations of their blocks: swapping with a batch of 8 then takes 14 GB on a CPU. Prints JSON: seconds
+an iteration (on a CPU of processor time) and their ratio.
 """
 
 import argparse

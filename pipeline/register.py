@@ -206,8 +206,8 @@ def summary(root: Path = Path()) -> str:
         lines += comparison(task, metrics)
     lines += ["", "Pictures", *(f"  {path.relative_to(root)}" for path in pictures)]
     lines += ["", f"Registered: {name} version {version}, alias {registered['alias']} ({registered['uri']})"]
-    if tracking.tracking_uri(root).startswith("sqlite:") and not (root / "mlflow.db").is_file():
-        lines += ["  but the registry here is empty; register it again: dvc repro --force --single-item register"]
+    if tracking.Registry(name, root).find("weights_digest", registered["weights_digest"]) is None:
+        lines += ["  but the registry here does not have it: dvc repro --force --single-item register"]
     lines += [
         "",
         "Next",

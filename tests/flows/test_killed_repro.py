@@ -20,6 +20,7 @@ from uniface.train import train as train_loop
 
 REPRO = ("dvc", "repro", "--single-item", "train_reenactment")  # its clips are drawn here, no stage before it runs
 STEPS, EVERY = 110, 10  # of the training, and from checkpoint to checkpoint
+CHECKPOINTS = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "2"}  # seconds; see until_safe
 DRIVER, WORKER = r"\S+ -m pipeline\.train ", r"ray::\S*RayTrainWorker"
 
 
@@ -37,7 +38,7 @@ def repro(project, tmp_path):
 
     def begin() -> tuple[subprocess.Popen, Path]:
         log = tmp_path / f"repro{len(begun)}.txt"
-        begun.append(start(project, log, *REPRO))
+        begun.append(start(project, log, *REPRO, **CHECKPOINTS))
         return begun[-1], log
 
     yield begin
@@ -67,8 +68,9 @@ def resumed(process: subprocess.Popen, log: Path) -> int:
 def until_safe(process: subprocess.Popen, log: Path, step: int) -> None:
     """Until the checkpoint after `step` is on disk and known to Ray.
 
-    Ray takes checkpoints up every 2 seconds, and a worker that is one ahead waits for that with its next. Whoever works
-    on beyond the third has seen Ray come for the second, and be done with the first.
+    Ray takes checkpoints up every 2 seconds here, and a worker that is one ahead waits for that with its next. Whoever
+    works on beyond the third has seen Ray come for the second, and be done with the first. (Ours is every half second,
+    in which so small a training would be over before it is killed thrice.)
     """
     until(log, f"train_reenactment {step + 3 * EVERY + EVERY // 2}/{STEPS}", process)
 

@@ -78,8 +78,8 @@ def commit(folder: Path, message: str) -> None:
 def tiny_environment(folder: Path, **more: str) -> dict[str, str]:
     """As of an activated environment, in which the checkout's own code comes first."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    clean = environment(folder, PATH=path, PYTHONPATH=str(folder), PWD=str(folder), PYTHONUNBUFFERED="1", **more)
-    return {name: value for name, value in clean.items() if not name.startswith("RAY_")}
+    clean = environment(folder, PATH=path, PYTHONPATH=str(folder), PWD=str(folder), PYTHONUNBUFFERED="1")
+    return {name: value for name, value in clean.items() if not name.startswith("RAY_")} | more
 
 
 def command(folder: Path, *arguments: str, seconds: float = 900, **more: str) -> subprocess.CompletedProcess:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -142,9 +143,12 @@ def test_a_missing_input_names_the_stage_that_makes_it(tmp_path):
 def test_summary_says_what_to_look_at_next(registered, registry_home, tmp_path):
     found = stage.summary(registry_home)
     assert "psnr" in found and "reports/samples/grid.png" in found and "faces version 1, alias candidate" in found
-    assert "dvc repro" not in found  # the registry is there
+    assert "dvc repro" not in found  # the registry has it
     with pytest.raises(FileNotFoundError, match="make repro"):
         stage.summary(tmp_path)
+    shutil.copytree(registry_home / "reports", tmp_path / "reports")  # as of another machine, with another registry
+    (tmp_path / "reports/registered.json").write_text(json.dumps(registered | {"weights_digest": "theirs"}))
+    assert "does not have it: dvc repro --force --single-item register" in stage.summary(tmp_path)
 
 
 def test_evaluation_digest_follows_the_test_data_only(tmp_path):

@@ -3,7 +3,8 @@
     python -m benchmarks.train_step [--device cpu|cuda] [--batch N] [--size 256] [--checkpointing] [--largest]
 
 Plain: float32, no channels_last, gamma and beta by one convolution each, every sample's weights repeated into a
-grouped convolution, separate blur, bias, activation and gain, another generator forward for the discriminator's step.
+grouped convolution, separate blur, bias, activation and gain, another generator forward for the discriminator's step;
+all else is shared, activations in place of the embedders and the discriminator too.
 Ours: what `uniface/` does (on a GPU in bf16). Same sizes, losses and lazy R1 (every 16 iterations) in both, random
 weights; a VGG16 and a ResNet-50 of random weights stand in for the frozen nets. With --checkpointing both forms
 recompute the activations of their blocks: swapping with a batch of 8 then takes 14 GB on a CPU. Prints JSON: seconds

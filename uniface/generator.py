@@ -59,13 +59,18 @@ class StyledBlock(nn.Module):
         in_channels, out_channels = config.width(in_size), config.width(out_size)
         sampling = "up" if out_size > in_size else "same"
         kernel = config.modulation_kernel
-        two = config.octave_layers == 2
+        two = config.octave_layers == 2  # the last one's gain of sqrt(2) and the sum's 1 / sqrt(2) cancel out
         self.conv1 = ModulatedConv(  # modulated at the input's size
-            in_channels, out_channels, in_channels, 3, sampling, kernel, gain=GAIN if two else 1.0
+            in_channels,
+            out_channels,
+            in_channels,
+            sampling=sampling,
+            modulation_kernel=kernel,
+            gain=GAIN if two else 1.0,
         )
         self.conv2 = None
         if two:
-            self.conv2 = ModulatedConv(out_channels, out_channels, out_channels, 3, "same", kernel, gain=1.0)
+            self.conv2 = ModulatedConv(out_channels, out_channels, out_channels, modulation_kernel=kernel, gain=1.0)
         self.skip = ResampledSkip(in_channels, out_channels, sampling)
 
     def forward(self, x: Tensor, *stylemaps: Tensor) -> Tensor:

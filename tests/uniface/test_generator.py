@@ -1,12 +1,15 @@
 """Generator and discriminator: sizes, skips, what each stylemap is for, gradients."""
 
+import math
+
 import pytest
 import tiny
 import torch
 
 from uniface.discriminator import Discriminator, minibatch_stddev
 from uniface.embedders import IdentityEmbedder
-from uniface.generator import Generator
+from uniface.generator import Generator, StyledBlock
+from uniface.layers import ModulatedConv
 
 
 def inputs(config):
@@ -23,6 +26,22 @@ def test_every_stylemap_is_used_once_at_its_own_size(base_blocks, octave_layers)
     assert image.shape == (2, 3, 32, 32)
     image.square().mean().backward()
     assert [n for n, p in generator.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
+@pytest.mark.parametrize("octave_layers", [1, 2])
+def test_styled_block_is_the_sum_of_its_branches_over_sqrt_2(octave_layers):
+    config = tiny.config(octave_layers=octave_layers)
+    block = StyledBlock(config, 8, 16)
+    x = torch.randn(2, config.width(8), 8, 8)
+    maps = [torch.randn(2, config.width(8), 8, 8), torch.randn(2, config.width(16), 16, 16)][:octave_layers]
+    out = x
+    for layer, stylemap in zip((block.conv1, block.conv2), maps, strict=False):
+        channels, kernel = (layer.weight.shape[k] for k in (1, 3))
+        full = ModulatedConv(channels, len(layer.weight), channels, kernel, layer.sampling, config.modulation_kernel)
+        full.load_state_dict(layer.state_dict())  # with the gain of sqrt(2), which only the last one lacks
+        out = full(out, stylemap)
+    shortcut = block.skip(x) * math.sqrt(2)
+    assert torch.allclose(block(x, *maps), (out + shortcut) / math.sqrt(2), atol=1e-4)
 
 
 def test_released_numbers_of_stylemaps():

@@ -21,7 +21,7 @@ setup: .venv/.done  ## make .venv with the pinned packages (done by the others w
 repro: setup  ## the whole road: sample data -> two trained stages -> evaluation -> registered model
 	@$(BIN)/python -m pipeline.params
 	@$(BIN)/dvc repro
-	@$(BIN)/python -m pipeline.register summary
+	@$(BIN)/python -m pipeline.results
 
 test: setup  ## the test suite with one tiny run of the whole road
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" --numprocesses auto --dist loadfile --no-loadscope-reorder
@@ -29,9 +29,10 @@ test: setup  ## the test suite with one tiny run of the whole road
 test-slow: setup  ## the tests with real servers, kills and restarts
 	@$(BIN)/python -m pytest -m slow
 
-lint: setup  ## ruff: lint and format check
+lint: setup  ## ruff: lint and format check; the params files against the presets
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+	@$(BIN)/python -m pipeline.presets check
 
 format: setup  ## ruff: fix and format
 	@$(BIN)/ruff check --fix .

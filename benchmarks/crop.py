@@ -17,10 +17,9 @@ from pathlib import Path
 import numpy as np
 
 from pipeline import params, schemas
-from pipeline.annotations import Crop
-from pipeline.clips import Job
-from pipeline.cluster import fan_out
-from pipeline.crop import Cropper
+from pipeline.common.cluster import fan_out
+from pipeline.videos.annotations import Crop
+from pipeline.videos.clips import Cropper, VideoJob
 
 PARAMS = dataclasses.replace(params.load("params.paper.yaml").crop, min_size=64)
 SIZE = (360, 640)
@@ -72,7 +71,7 @@ def repeat(path: Path, target: Path, times: int) -> Path:
 
 def ours(path: Path, frames: int) -> None:
     crop = Crop(0, frames, BOX, SIZE[1], SIZE[0])
-    (clip,) = make_worker()(Job("p", "v", "train", str(path), {}, (crop,)))
+    (clip,) = make_worker()(VideoJob("p", "v", "train", str(path), {}, (crop,)))
     assert clip.frames == frames and clip.video
 
 
@@ -119,10 +118,10 @@ def memory(folder: Path) -> dict:
         path = repeat(minute, folder / f"{minutes}.mp4", minutes)
         code = (
             "import resource, sys; from pathlib import Path; from benchmarks import crop;"
-            f"from pipeline.annotations import Crop; from pipeline.clips import Job, crop_video;"
+            f"from pipeline.videos.annotations import Crop; from pipeline.videos.clips import VideoJob, crop_video;"
             f"starts = range(0, {frames}, 1000); size = crop.SIZE[::-1];"
             f"crops = tuple(Crop(s, min(s + 1000, {frames}), crop.BOX, *size) for s in starts);"
-            f"crop_video(Job('p', 'v', 'train', {str(path)!r}, {{}}, crops), crop.IMAGE_SIZE, crop.PARAMS, None);"
+            f"crop_video(VideoJob('p', 'v', 'train', {str(path)!r}, {{}}, crops), crop.IMAGE_SIZE, crop.PARAMS, None);"
             "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
         )
         result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -139,7 +138,7 @@ def workers(folder: Path) -> dict:
     compute = dataclasses.replace(params.load("params.yaml").compute, crop_workers=2)
     frames = 500
     crop = Crop(0, frames, BOX, SIZE[1], SIZE[0])
-    job = Job("p", "v", "train", str(draw(folder / "source.mp4", frames)), {}, (crop,))
+    job = VideoJob("p", "v", "train", str(draw(folder / "source.mp4", frames)), {}, (crop,))
     list(fan_out(make_worker, [job] * 2, 2, compute))
     rates = {1: [], 2: []}
     for _ in range(ROUNDS):  # in turns, so that a busy machine slows both alike

@@ -13,11 +13,11 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 
-from pipeline.held_out import clip_pairs
 from pipeline.params import load
 from pipeline.sample import truth
-from pipeline.sample.identity import Look
+from pipeline.sample.drawing.identity import Look
 from pipeline.sample.world import Video, World
+from pipeline.scoring.held_out import clip_pairs
 from uniface.data import ClipDataset
 from uniface.images import to_tensor
 from uniface.metrics import psnr
@@ -51,7 +51,7 @@ def main() -> None:
             mixed = {target[0]: driver, source[0]: with_trait(trait, world.video(source[0]), driver)}
             drawn = truth.reenacted(SimpleNamespace(video=mixed.get), source, target, params.image_size)
             with torch.no_grad():
-                made = model.reenact(to_tensor(image[None]), to_tensor(drawn[None]))
+                made = model(to_tensor(image[None]), to_tensor(drawn[None]), task="reenactment")
             found[trait].append(psnr(made, wanted).item())
     print(f"| of the driver's person, {len(jobs)} pairs | PSNR |\n|---|---:|")
     for trait, values in found.items():

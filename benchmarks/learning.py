@@ -17,10 +17,11 @@ import cv2  # noqa: F401  before decord: after it, cv2 can decode no PNG
 import numpy as np
 import torch
 
+from pipeline.common.places import Places
 from pipeline.evaluate import measure, runner
-from pipeline.held_out import clip_pairs, exact
 from pipeline.params import Params, load
-from pipeline.scorer import Scorer
+from pipeline.scoring.held_out import clip_pairs, exact
+from pipeline.scoring.scorer import Scorer
 from pipeline.train import make_job, make_trainer, open_data
 from uniface.data import sample_stream
 from uniface.images import to_tensor
@@ -35,11 +36,11 @@ def stretched(params: Params, steps: int) -> Params:
     return replace(params, train_reenactment=replace(config, iterations=steps, adversarial_from=start))
 
 
-def answered(params: Params, root: Path, count: int) -> Iterator[Batch]:
+def answered(params: Params, places: Places, count: int) -> Iterator[Batch]:
     """Endless batches of (source, driver of another person, exact answer), from `count` pairs of training clips."""
-    job = make_job("reenactment", params, root)
+    job = make_job("reenactment", params, places)
     pairs, jobs = clip_pairs(open_data(job, "train"), count, params.seed + 1, cross=True)
-    truth = exact("reenactment", jobs, params, root / "work")
+    truth = exact("reenactment", jobs, params, places.work)
     rng = np.random.default_rng(params.seed)
     while True:
         rows = rng.integers(0, count, job.config.batch_size)
@@ -47,16 +48,16 @@ def answered(params: Params, root: Path, count: int) -> Iterator[Batch]:
         yield {name: to_tensor(pictures[rows]) for name, pictures in images.items()}
 
 
-def row(name: str, params: Params, root: Path, batches: Iterator[Batch] | None, tests: dict) -> str:
+def row(name: str, params: Params, places: Places, batches: Iterator[Batch] | None, tests: dict) -> str:
     """Train stage 1 from `batches`, its own data if None, and measure it."""
-    job = make_job("reenactment", params, root)
+    job = make_job("reenactment", params, places)
     trainer = make_trainer(job)
     if batches is None:
         batches = sample_stream(
             open_data(job, "train"), job.seed, job.config.batch_size, augment=job.config.augmentation
         )
     train(trainer, batches, lambda step, values: print(f"{name}: step {step}", end="\r", flush=True))
-    scorer = Scorer(root / "data" / "weights", params.evaluate.batch_size, torch.device("cpu"))
+    scorer = Scorer(places.nets, params.evaluate.batch_size, torch.device("cpu"))
     act = runner(trainer.average, "reenactment", params.evaluate.batch_size)
     same = measure("reconstruction", act, tests["reconstruction"], scorer)[0]
     made, basis, control, _ = measure("reenactment", act, tests["reenactment"], scorer)
@@ -71,23 +72,23 @@ def main() -> None:
     parser.add_argument("--supervised", type=int, metavar="STEPS")
     parser.add_argument("--answers", type=int, default=5000)
     options = parser.parse_args()
-    root = Path().resolve()
+    places = Places(Path().resolve())
     params = load()
-    clips = open_data(make_job("reenactment", params, root), "test")
+    clips = open_data(make_job("reenactment", params, places), "test")
     cross, jobs = clip_pairs(clips, params.evaluate.pairs, params.seed, cross=True)
     same, _ = clip_pairs(clips, params.evaluate.pairs, params.seed, cross=False)
     tests = {
         "reconstruction": replace(same, truth=same.target),
-        "reenactment": replace(cross, truth=exact("reenactment", jobs, params, root / "work")),
+        "reenactment": replace(cross, truth=exact("reenactment", jobs, params, places.work)),
     }
     lines = ["| stage 1, steps | own face | PSNR | exact truth as driver | mean frame | other driver | other source |"]
     lines.append("|---|" + "---:|" * 6)
     for steps in options.steps:
-        lines.append(row(str(steps), stretched(params, steps), root, None, tests))
+        lines.append(row(str(steps), stretched(params, steps), places, None, tests))
     if options.supervised:
         changed = stretched(params, options.supervised)
-        batches = answered(changed, root, options.answers)
-        lines.append(row(f"{options.supervised}, exact answers", changed, root, batches, tests))
+        batches = answered(changed, places, options.answers)
+        lines.append(row(f"{options.supervised}, exact answers", changed, places, batches, tests))
     print("\n".join(lines))
 
 

@@ -14,13 +14,15 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from pipeline.cluster import KEEP_MEMORY
+from pipeline.common.cluster import KEEP_MEMORY
+from pipeline.common.places import Places
 from pipeline.pairs import pairs
-from pipeline.params import PairsParams
+from pipeline.params import PairsParams, load
 
 SIZE = 256
 PER_IDENTITY = 5
@@ -55,8 +57,8 @@ def write_folder(folder: Path, count: int, suffix: str) -> None:
 
 def run_stage(root: Path, count: int, split: str = "images") -> dict:
     """The stage on `root`/raw; its report."""
-    params = PairsParams("folder", str(root / "raw"), split, max(10, count // 15), 5, 1000, False, "")
-    return pairs(params, 0, SIZE, root / "pairs", root / "pairs.json", work_root=root / "work")
+    settings = PairsParams("folder", str(root / "raw"), split, max(10, count // 15), 5, 1000, False, "")
+    return pairs(replace(load(), image_size=SIZE, pairs=settings), Places(root))
 
 
 def build(count: int) -> dict:
@@ -74,7 +76,7 @@ def build(count: int) -> dict:
             "'gigabytes_before': before, 'peak_gigabytes': use.ru_maxrss / 2**20}))"
         )
         answer = subprocess.run([sys.executable, "-c", code, name, str(count)], stdout=subprocess.PIPE, check=True)
-        shards = sum(path.stat().st_size for path in (root / "pairs").glob("images-*.parquet"))
+        shards = sum(path.stat().st_size for path in (root / "data/pairs").glob("images-*.parquet"))
     return json.loads(answer.stdout) | {"shard_megabytes": shards / 2**20}
 
 
@@ -88,7 +90,7 @@ def read(count: int) -> dict:
         root = Path(name)
         write_folder(root / "raw", count, ".png")
         run_stage(root, count)
-        dataset = PairDataset(root / "pairs", "train", cache_bytes=0)
+        dataset = PairDataset(root / "data/pairs", "train", cache_bytes=0)
         files = root / "raw" / "CelebA-HQ-img"
         chosen = [k for k in np.random.default_rng(1).permutation(len(dataset)) if not dataset.same(k)][:400]
         batches = np.array(chosen).reshape(-1, BATCH)

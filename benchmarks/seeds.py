@@ -12,7 +12,7 @@ import re
 import subprocess
 from pathlib import Path
 
-from pipeline.stages import reproduce, stages
+from pipeline.common.repro import reproduce, stages
 
 
 def run(seed: int, root: Path) -> dict:

@@ -29,7 +29,7 @@ from uniface.config import ModelConfig, TrainConfig
 from uniface.discriminator import Discriminator
 from uniface.layers import SLOPE, ModulatedConv
 from uniface.model import UniFace
-from uniface.objective import Batch, Frozen, Values
+from uniface.objective import Batch, LossNets, Values
 from uniface.train import Trainer
 
 
@@ -78,7 +78,7 @@ def as_released(model: UniFace) -> UniFace:
     return model
 
 
-def frozen_nets(device: str) -> Frozen:
+def frozen_nets(device: str) -> LossNets:
     """Nets of the paper's sizes, with random weights: only their time matters."""
     import torchvision
 
@@ -99,7 +99,7 @@ def frozen_nets(device: str) -> Frozen:
             return maps
 
     resnet = torchvision.models.resnet50(weights=None)
-    return Frozen(recogniser=Recogniser(resnet).to(device), perceptual=Perceptual(Maps()).to(device))
+    return LossNets(recogniser=Recogniser(resnet).to(device), perceptual=Perceptual(Maps()).to(device))
 
 
 def trainer(kind: type[Trainer], task: str, model: ModelConfig, config: TrainConfig, device: str) -> Trainer:

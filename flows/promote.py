@@ -1,6 +1,6 @@
 """The promotion as a Prefect flow, for a server's history. `python -m flows.promote [--dry-run | rollback | show]`.
 
-`python -m pipeline.promote` does the same without Prefect, in a second.
+`python -m pipeline.promote` does the same without Prefect.
 """
 
 import sys
@@ -10,13 +10,14 @@ from prefect.artifacts import create_markdown_artifact
 
 from pipeline import params as settings
 from pipeline import promote as registry
+from pipeline.common.places import Places
 
 
 @task
 def gate(dry_run: bool) -> registry.Decision:
     """Judge the candidate and carry the decision out; the table becomes an artifact of the run."""
     params = settings.load()
-    decision = registry.promote(params, registry.evaluator(params), dry_run=dry_run)
+    decision = registry.promote(params, Places(), dry_run=dry_run)
     create_markdown_artifact(decision.table(), key="decision", description=f"{decision.name} {decision.candidate}")
     return decision
 
@@ -32,7 +33,7 @@ def promote(dry_run: bool = False) -> str:
 @flow(log_prints=True)
 def rollback() -> str:
     """The previous champion serves again; its version."""
-    back, out = registry.rollback(settings.load())
+    back, out = registry.rollback(settings.load(), Places())
     text = f"version {back} serves again; version {out} was taken out"
     create_markdown_artifact(text, key="rollback")
     print(text)

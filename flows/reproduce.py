@@ -9,7 +9,7 @@ import time
 from prefect import flow, get_run_logger, task
 
 from pipeline import params
-from pipeline.stages import Busy, StageFailed, only_one, reproduce, stages
+from pipeline.common.repro import Busy, StageFailed, only_one, reproduce, stages
 
 
 def only_if_busy(task, run, state) -> bool:

@@ -13,8 +13,8 @@ from prefect.artifacts import create_markdown_artifact
 from flows.promote import gate
 from flows.reproduce import only_if_busy, stage
 from pipeline import params as settings
-from pipeline.report import notify, retraining
-from pipeline.stages import Busy, StageFailed, fetch, only_one, stages
+from pipeline.common.notify import notify, retraining
+from pipeline.common.repro import Busy, StageFailed, fetch, only_one, stages
 
 
 @task(name="fetch", retries=20, retry_delay_seconds=15, retry_condition_fn=only_if_busy)

@@ -1,7 +1,7 @@
 """Stage `download`: the source videos, with a status and a reason for every one that the annotations name.
 
 Sources: `sample` (rendered here), `youtube` (or any site of yt-dlp), `folder` (VoxCeleb2 videos that are already here,
-in any of the layouts of `pipeline/sources.py`), `videos` (any talking heads, without annotations). What is done is
+in any of the layouts of `pipeline/folders.py`), `videos` (any talking heads, without annotations). What is done is
 remembered in `work/download`: a rerun looks only at what failed, and at what was unavailable when asked to.
 """
 
@@ -16,18 +16,22 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pipeline import schemas, sources, video, youtube
-from pipeline.annotations import META_FILE, TEST_SPEAKERS, Annotations, Listed, read_meta
-from pipeline.files import digest, publish, sha256, write_json
-from pipeline.params import DownloadParams, Params, load_or_exit
-from pipeline.progress import progress
+from pipeline import schemas
+from pipeline.common.files import digest, publish, sha256, write_json
+from pipeline.common.places import Places, main
+from pipeline.common.progress import progress
+from pipeline.params import DownloadParams, Params
+from pipeline.videos import codec, folders, youtube
+from pipeline.videos.annotations import META_FILE, TEST_SPEAKERS, Annotations, Listed, read_meta
 
 STATUSES = ("ok", "unavailable", "failed")
+VERSION = 1
+"""Of the files in which `State` remembers a video."""
 _FACTS = ("status", "reason", "width", "height", "fps", "frames", "sha256", "tried_at")
 
 
 @dataclass(frozen=True)
-class Task:
+class Wanted:
     """A listed video and what there is of it: a file, ready clips by name, or nothing yet."""
 
     listed: Listed
@@ -35,46 +39,52 @@ class Task:
     pieces: dict[str, Path] | None = None
 
 
-def download(params: Params, data: Path = Path("data"), work: Path = Path("work")) -> dict[str, int]:
+def download(params: Params, places: Places) -> dict[str, int]:
     """`data/videos/`, `data/videos.parquet` and `data/annotations/`; returns the number of videos by status.
 
     Raises FileNotFoundError if there are neither annotations nor videos to look at.
     """
-    settings, memory = params.download, work / "download"
-    annotations, tasks, fetch = _plan(params, memory)
+    settings, memory = params.download, places.work / "download"
+    annotations, wanted, fetch = _plan(params, places.root, memory)
     if settings.max_videos:
-        tasks = tasks[: settings.max_videos]
+        wanted = wanted[: settings.max_videos]
     state = State(memory / settings.source, settings.retry_unavailable)
     staging = memory / "videos"
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
     rows = []
-    for task, (row, files) in progress(_settle(tasks, state, fetch, settings), len(tasks), "videos"):
-        rows.append({**row, "path": _place(task, row, files, staging)})
+    for one, (row, files) in progress(_settle(wanted, state, fetch, settings), len(wanted), "videos"):
+        rows.append({**row, "path": _place(one, row, files, staging)})
     rows.sort(key=lambda row: (row["person_id"], row["video_id"]))
-    schemas.write(data / "videos.parquet", rows, schemas.VIDEOS)
-    _save_annotations(annotations, data / "annotations")
-    publish(staging, data / "videos")
-    counts = Counter(row["status"] for row in rows)
-    return {status: counts[status] for status in STATUSES}
+    schemas.write(places.data / "videos.parquet", rows, schemas.VIDEOS)
+    _save_annotations(annotations, places.annotations)
+    publish(staging, places.videos)
+    found = Counter(row["status"] for row in rows)
+    counts = {status: found[status] for status in STATUSES}
+    print(
+        f"download: {counts['ok']} of {len(rows)} listed videos are here, "
+        f"{counts['unavailable']} are unavailable, {counts['failed']} failed (run again to retry these)"
+    )
+    return counts
 
 
-def _plan(params: Params, memory: Path) -> tuple[Annotations | None, list[Task], Callable | None]:
-    """(annotations, a task per listed video, how to get those that are not here)."""
+def _plan(params: Params, root: Path, memory: Path) -> tuple[Annotations | None, list[Wanted], Callable | None]:
+    """(annotations, an entry per listed video, how to get those that are not here)."""
     settings = params.download
     if settings.source == "sample":
+        from pipeline.sample.raw import write_voxceleb2
         from pipeline.sample.world import World
 
         raw = memory / "sample-raw"
-        World(params.sample, params.seed).write_voxceleb2(raw, os.cpu_count() or 1)
+        write_voxceleb2(World(params.sample, params.seed), raw, os.cpu_count() or 1)
         return *_from_folder(raw / "videos", raw / "txt"), None
-    folder = Path(settings.folder)
+    folder = root / settings.folder
     if settings.source == "videos":
-        listed, found = sources.plain(folder)
-        return None, [Task(one, found.path(one.person_id, one.video_id)) for one in listed], None
+        listed, found = folders.plain(folder)
+        return None, [Wanted(one, found.path(one.person_id, one.video_id)) for one in listed], None
     if settings.source == "folder":
-        return *_from_folder(folder, Path(settings.annotations)), None
-    annotations = Annotations(settings.annotations)
+        return *_from_folder(folder, root / settings.annotations), None
+    annotations = Annotations(root / settings.annotations)
     store = memory / "fetched" / digest(settings.url, settings.max_height)
 
     def fetch(listed: Listed) -> youtube.Outcome:
@@ -82,11 +92,11 @@ def _plan(params: Params, memory: Path) -> tuple[Annotations | None, list[Task],
         time.sleep(settings.pause)
         return outcome
 
-    return annotations, [Task(listed) for listed in annotations.videos()], fetch
+    return annotations, [Wanted(listed) for listed in annotations.videos()], fetch
 
 
-def _from_folder(folder: Path, where: Path) -> tuple[Annotations | None, list[Task]]:
-    found = sources.scan(folder)
+def _from_folder(folder: Path, where: Path) -> tuple[Annotations | None, list[Wanted]]:
+    found = folders.scan(folder)
     annotations = Annotations(where) if where.exists() else None
     if annotations:
         listed = annotations.videos()
@@ -97,15 +107,18 @@ def _from_folder(folder: Path, where: Path) -> tuple[Annotations | None, list[Ta
         def split_of(person: str) -> str:
             return partitions.get(person) or ("test" if person in TEST_SPEAKERS else "train")
 
-        listed = list(sources.listed(found, split_of))
+        listed = list(folders.listed(found, split_of))
     return annotations, [
-        Task(one, found.path(one.person_id, one.video_id), found.pieces.get((one.person_id, one.video_id)))
+        Wanted(one, found.path(one.person_id, one.video_id), found.pieces.get((one.person_id, one.video_id)))
         for one in listed
     ]
 
 
 class State:
-    """What is known of each video: `<person>/<video>.json` with the row's facts, and the file they hold for."""
+    """What is known of each video: `<person>/<video>.json` with the row's facts, and the file they hold for.
+
+    What another version wrote is not known: the video is looked at again, which costs no download.
+    """
 
     def __init__(self, folder: Path, retry_unavailable: bool):
         self._folder, self._retry = folder, retry_unavailable
@@ -113,27 +126,29 @@ class State:
     def _file(self, listed: Listed) -> Path:
         return self._folder / listed.person_id / f"{listed.video_id}.json"
 
-    def known(self, task: Task) -> tuple[dict, dict[str, Path]] | None:
+    def known(self, one: Wanted) -> tuple[dict, dict[str, Path]] | None:
         """(facts, files) if nothing has to be done: what is ok and as it was, or unavailable and not to be retried."""
         try:
-            entry = json.loads(self._file(task.listed).read_text())
+            entry = json.loads(self._file(one.listed).read_text())
         except FileNotFoundError:
             return None
+        if entry.get("version") != VERSION:
+            return None
         files = {name: Path(path) for name, path in entry["files"].items()}
-        given = _given_files(task)
+        given = _given_files(one)
         if entry["facts"]["status"] == "unavailable":
             return None if self._retry or given else (entry["facts"], {})
         if entry["facts"]["status"] != "ok" or (given and given != files) or entry["stamp"] != _stamp(files):
             return None
         return entry["facts"], files
 
-    def remember(self, task: Task, facts: dict, files: dict[str, Path]) -> None:
+    def remember(self, one: Wanted, facts: dict, files: dict[str, Path]) -> None:
         names = {name: str(path) for name, path in files.items()}
-        write_json(self._file(task.listed), {"facts": facts, "files": names, "stamp": _stamp(files)})
+        write_json(self._file(one.listed), {"version": VERSION, "facts": facts, "files": names, "stamp": _stamp(files)})
 
 
-def _given_files(task: Task) -> dict[str, Path]:
-    return task.pieces or ({"": task.path} if task.path else {})
+def _given_files(one: Wanted) -> dict[str, Path]:
+    return one.pieces or ({"": one.path} if one.path else {})
 
 
 def _stamp(files: dict[str, Path]) -> list:
@@ -143,43 +158,43 @@ def _stamp(files: dict[str, Path]) -> list:
 
 
 def _settle(
-    tasks: list[Task], state: State, fetch: Callable[[Listed], youtube.Outcome] | None, settings: DownloadParams
-) -> Iterator[tuple[Task, tuple[dict, dict[str, Path]]]]:
-    """(task, (row without path, files)) for every task, `parallel` at a time; each is remembered once it is known."""
+    wanted: list[Wanted], state: State, fetch: Callable[[Listed], youtube.Outcome] | None, settings: DownloadParams
+) -> Iterator[tuple[Wanted, tuple[dict, dict[str, Path]]]]:
+    """(video, (row without path, files)) for every video, `parallel` at a time; each is remembered once it is known."""
 
-    def settle(task: Task) -> tuple[dict, dict[str, Path]]:
-        known = state.known(task)
+    def settle(one: Wanted) -> tuple[dict, dict[str, Path]]:
+        known = state.known(one)
         if known is None:
-            known = _look(task, fetch)
-            state.remember(task, *known)
+            known = _look(one, fetch)
+            state.remember(one, *known)
         facts, files = known
-        return vars(task.listed) | facts, files
+        return vars(one.listed) | facts, files
 
     with ThreadPoolExecutor(settings.parallel) as pool:
-        waiting: dict[Future, Task] = {}
-        remaining = iter(tasks)
+        waiting: dict[Future, Wanted] = {}
+        remaining = iter(wanted)
         while True:
-            while len(waiting) < 4 * settings.parallel and (task := next(remaining, None)) is not None:
-                waiting[pool.submit(settle, task)] = task
+            while len(waiting) < 4 * settings.parallel and (one := next(remaining, None)) is not None:
+                waiting[pool.submit(settle, one)] = one
             if not waiting:
                 return
             for future in wait(waiting, return_when=FIRST_COMPLETED).done:
                 yield waiting.pop(future), future.result()
 
 
-def _look(task: Task, fetch: Callable[[Listed], youtube.Outcome] | None) -> tuple[dict, dict[str, Path]]:
+def _look(one: Wanted, fetch: Callable[[Listed], youtube.Outcome] | None) -> tuple[dict, dict[str, Path]]:
     """(facts, files) of a video: by what is in the folder, or by fetching it."""
-    files = _given_files(task)
+    files = _given_files(one)
     if not files and fetch is not None:
-        outcome = fetch(task.listed)
+        outcome = fetch(one.listed)
         if outcome.path is None:
             return _facts(outcome.status, outcome.reason), {}
         files = {"": outcome.path}
     if not files:
         return _facts("unavailable", "not in download.folder"), {}
     try:
-        info = [video.probe(path) if path.is_file() else None for path in files.values()]
-    except video.VideoError as error:
+        info = [codec.probe(path) if path.is_file() else None for path in files.values()]
+    except codec.VideoError as error:
         return _facts("failed", str(error)), files
     shown = next((one for one in info if one), None)
     sums = [[name, sha256(path) if path.is_file() else digest(path)] for name, path in files.items()]
@@ -195,11 +210,11 @@ def _facts(status: str, reason: str | None) -> dict:
     return dict.fromkeys(_FACTS) | {"status": status, "reason": reason, "tried_at": now}
 
 
-def _place(task: Task, row: dict, files: dict[str, Path], staging: Path) -> str | None:
+def _place(one: Wanted, row: dict, files: dict[str, Path], staging: Path) -> str | None:
     """Link a video's files into `staging`; returns its path relative to `data`."""
     if row["status"] != "ok":
         return None
-    target = staging / task.listed.person_id / task.listed.video_id
+    target = staging / one.listed.person_id / one.listed.video_id
     target.parent.mkdir(exist_ok=True)
     if "" in files:
         target = target.with_name(f"{target.name}.mp4")
@@ -208,7 +223,7 @@ def _place(task: Task, row: dict, files: dict[str, Path], staging: Path) -> str 
         for name, path in files.items():
             target.mkdir(exist_ok=True)
             if path.is_dir():
-                sources.frames_to_video(path, target / f"{name}.mp4")
+                folders.frames_to_video(path, target / f"{name}.mp4")
             else:
                 _link(path, target / f"{name}.mp4")
     return (Path("videos") / target.relative_to(staging)).as_posix()
@@ -231,18 +246,5 @@ def _save_annotations(annotations: Annotations | None, folder: Path) -> None:
         (folder / "none.txt").write_text("The videos came without annotations: boxes are the detector's alone.\n")
 
 
-def main() -> None:
-    params = load_or_exit()
-    try:
-        counts = download(params)
-    except (FileNotFoundError, ValueError) as error:
-        raise SystemExit(f"error: {error}") from None
-    total = sum(counts.values())
-    print(
-        f"download: {counts['ok']} of {total} listed videos are here, "
-        f"{counts['unavailable']} are unavailable, {counts['failed']} failed (run again to retry these)"
-    )
-
-
 if __name__ == "__main__":
-    main()
+    main(download)

@@ -2,17 +2,13 @@
 
 Row k of `train.parquet` is sample k of stage 2: rows 0, 5, 10, ... pair an image with itself (Sec. 4.1: same to
 different 1 to 4), the others pair images of different identity, and every image is source equally often.
-
-    python -m pipeline.pairs                               the stage, as params.yaml says
-    python -m pipeline.pairs show data/pairs -o pairs.png  a sheet of pairs with their identities
+`python -m pipeline.portraits.report data/pairs -o pairs.png` draws a sheet of pairs with their identities.
 """
 
-import argparse
 import csv
 import json
 import os
 import shutil
-import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -23,11 +19,13 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline import schemas
-from pipeline.celebahq import IDENTITIES, PARTITION, Files, Item, open_source
-from pipeline.files import atomic_write, publish, work_folder, write_json
-from pipeline.params import PairsParams, Params, load_or_exit
-from pipeline.pictures import Rejected, prepare
-from pipeline.progress import progress
+from pipeline.common.code import code
+from pipeline.common.files import atomic_write, publish, work_folder, write_json
+from pipeline.common.places import Places, main
+from pipeline.common.progress import progress
+from pipeline.params import PairsParams, Params
+from pipeline.portraits.layouts import IDENTITIES, PARTITION, Files, Item, open_source
+from pipeline.portraits.prepare import Rejected, prepare
 
 if TYPE_CHECKING:
     from uniface.faces import Faces
@@ -39,75 +37,67 @@ NAMED = 50
 """Rejected images that the report names per reason; `data/pairs/index.parquet` names all."""
 
 
-def pairs(
-    params: PairsParams,
-    seed: int,
-    image_size: int,
-    out: str | Path = "data/pairs",
-    report: str | Path = "reports/pairs.json",
-    faces_folder: str | Path = "data/weights/faces",
-    work_root: str | Path = "work",
-    threads: int | None = None,
-) -> dict:
-    """Read the source that `params` names, write `out` and `report`, and return what the report says.
+def pairs(params: Params, places: Places, threads: int | None = None) -> dict:
+    """Read the source that `params.pairs` names, write `data/pairs` and `reports/pairs.json`; what the report says.
 
-    Finished shards survive a kill in `work_root`. Raises ValueError or FileNotFoundError if the source, the split or
-    the identities do not allow pairs.
+    Finished shards survive a kill. Raises ValueError or FileNotFoundError if the source, the split or the identities
+    do not allow pairs.
     """
-    if params.pairs_per_image < 5 or params.pairs_per_image % 5:
-        raise ValueError(
-            f"pairs.pairs_per_image is {params.pairs_per_image}: every five rows hold one `same`, give 5, 10, ..."
-        )
-    if Path(params.path).resolve().is_relative_to(Path(out).resolve()):
-        raise ValueError(f"pairs.path is {params.path}, but this stage replaces {out}: keep the images elsewhere")
-    kind = "folder" if params.source == "sample" else params.source
-    files, items, layout = open_source(kind, params.path)
-    splits = _split(items, params, seed)
-    state = work_folder("pairs", params, seed, image_size, schemas.VERSION, files.stamps, root=work_root)
+    settings, where = params.pairs, places.root / params.pairs.path
+    if where.resolve().is_relative_to(places.pairs.resolve()):
+        raise ValueError(f"pairs.path is {where}, but this stage replaces {places.pairs}: keep the images elsewhere")
+    if settings.source == "sample":
+        write_sample(params, where)
+    files, items, layout = open_source("folder" if settings.source == "sample" else settings.source, where)
+    splits = _split(items, settings, params.seed)
+    networks = places.nets / "faces" if settings.align else None
+    inputs = settings, params.seed, params.image_size, files.stamps, networks
+    state = work_folder("pairs", *inputs, code("pipeline.pairs"), work=places.work)
     work = state / "out"
-    faces = _faces(faces_folder) if params.align else None
-    index = _write_shards(state, files, items, splits, params.images_per_shard, image_size, faces, threads)
+    faces = _faces(networks) if networks else None
+    index = _write_shards(state, files, items, splits, settings.images_per_shard, params.image_size, faces, threads)
     schemas.write(work / "index.parquet", index, schemas.IMAGE_INDEX)
     kept = [row for row in index if row["status"] == "kept"]
-    found = _report(params, layout, index, kept, sum(item.identity is not None for item in items))
+    found = _report(settings, layout, index, kept, sum(item.identity is not None for item in items))
     if not kept:
-        raise ValueError(f"none of {len(index)} images in {params.path} can be used: {found['rejected']}")
+        raise ValueError(f"none of {len(index)} images in {where} can be used: {found['rejected']}")
     for number, split in enumerate(("train", "test")):
         rows = [row for row in kept if row["split"] == split]
-        found["pairs"][split] = _write_pairs(
-            work / f"{split}.parquet", rows, params, np.random.default_rng((seed, number))
-        )
-    if params.evaluation_pairs:
-        found["pairs"]["evaluation"] = _write_listed(work / "evaluation.parquet", params.evaluation_pairs, kept)
-    write_json(report, found)
-    publish(work, out)
+        rng = np.random.default_rng((params.seed, number))
+        found["pairs"][split] = _write_pairs(work / f"{split}.parquet", rows, settings, rng)
+    if settings.evaluation_pairs:
+        listed = places.root / settings.evaluation_pairs
+        found["pairs"]["evaluation"] = _write_listed(work / "evaluation.parquet", listed, kept)
+    write_json(places.reports / "pairs.json", found)
+    publish(work, places.pairs)
     shutil.rmtree(state)
+    print(json.dumps({key: value for key, value in found.items() if key != "rejected_names"}, indent=2))
     return found
 
 
-def _split(items: list[Item], params: PairsParams, seed: int) -> list[str | None]:
+def _split(items: list[Item], settings: PairsParams, seed: int) -> list[str | None]:
     """train, test or None (in neither) for each item, before any image is read."""
-    if params.split == "partition":
+    if settings.split == "partition":
         splits = [item.partition for item in items]
         if "test" not in splits or "train" not in splits:
-            raise ValueError(f"pairs.split is partition, but {params.path} has no {PARTITION} with both partitions")
+            raise ValueError(f"pairs.split is partition, but {settings.path} has no {PARTITION} with both partitions")
         return splits
-    if not 0 < params.test_images < len(items):
-        raise ValueError(f"pairs.test_images is {params.test_images}, but {params.path} has {len(items)} images")
-    if params.split == "images":  # the paper's 28,000 and 2,000 (Sec. 4.1), which persons may cross
-        return ["train"] * (len(items) - params.test_images) + ["test"] * params.test_images
+    if not 0 < settings.test_images < len(items):
+        raise ValueError(f"pairs.test_images is {settings.test_images}, but {settings.path} has {len(items)} images")
+    if settings.split == "images":  # the paper's 28,000 and 2,000 (Sec. 4.1), which persons may cross
+        return ["train"] * (len(items) - settings.test_images) + ["test"] * settings.test_images
     groups: dict[str, list[int]] = {}
     for number, item in enumerate(items):
         groups.setdefault(item.identity or f"#{item.image_id}", []).append(number)
     names, held = list(groups), set()
     for n in np.random.default_rng((seed, 2)).permutation(len(names)):
-        if len(held) >= params.test_images:
+        if len(held) >= settings.test_images:
             break
         held.update(groups[names[n]])
     return ["test" if number in held else "train" for number in range(len(items))]
 
 
-def _faces(folder: str | Path) -> "Faces":
+def _faces(folder: Path) -> "Faces":
     from uniface.faces import Faces
 
     return Faces(folder, threads=1, recognise=False)
@@ -226,25 +216,25 @@ def _match(codes: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.
     return source[order], target[order]
 
 
-def _write_pairs(path: Path, rows: list[dict], params: PairsParams, rng: np.random.Generator) -> int:
+def _write_pairs(path: Path, rows: list[dict], settings: PairsParams, rng: np.random.Generator) -> int:
     ids = pa.array([row["image_id"] for row in rows], pa.string())
     identities = np.array([row["identity"] for row in rows])
     count = 0
     try:
         with schemas.writer(path, schemas.PAIRS) as file:
-            for source, target in draw_pairs(identities, params.pairs_per_image, rng):
+            for source, target in draw_pairs(identities, settings.pairs_per_image, rng):
                 schemas.append(
                     file, pa.table([ids.take(source), ids.take(target), source == target], schemas.PAIRS.names)
                 )
                 count += len(source)
     except ValueError as error:
-        raise ValueError(f"{path.stem} split of {params.path}: {error} (pairs.split, pairs.test_images)") from error
+        raise ValueError(f"{path.stem} split of {settings.path}: {error} (pairs.split, pairs.test_images)") from error
     return count
 
 
-def _write_listed(path: Path, listed: str, kept: list[dict]) -> int:
+def _write_listed(path: Path, listed: Path, kept: list[dict]) -> int:
     """The pairs of a csv file (header `source,target`, image ids) as one more table."""
-    if not Path(listed).is_file():
+    if not listed.is_file():
         raise FileNotFoundError(f"{listed} not found (pairs.evaluation_pairs)")
     with open(listed, newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file)
@@ -261,7 +251,7 @@ def _write_listed(path: Path, listed: str, kept: list[dict]) -> int:
 # --- report --------------------------------------------------------------------------------------------------------
 
 
-def _report(params: PairsParams, layout: str, index: list[dict], kept: list[dict], known: int) -> dict:
+def _report(settings: PairsParams, layout: str, index: list[dict], kept: list[dict], known: int) -> dict:
     rejected: dict[str, list[str]] = {}
     for row in index:
         if row["status"] != "kept":
@@ -270,7 +260,7 @@ def _report(params: PairsParams, layout: str, index: list[dict], kept: list[dict
     return {
         "layout": layout,
         "images": {"found": len(index), "kept": len(kept), "rejected": len(index) - len(kept)},
-        "split": {"rule": params.split, **{split: sum(r["split"] == split for r in kept) for split in persons}},
+        "split": {"rule": settings.split, **{split: sum(r["split"] == split for r in kept) for split in persons}},
         "identities": {
             **{split: len(found) for split, found in persons.items()},
             "in_both_splits": len(persons["train"] & persons["test"]),
@@ -284,64 +274,17 @@ def _report(params: PairsParams, layout: str, index: list[dict], kept: list[dict
     }
 
 
-def sheet(folder: str | Path, out: str | Path, split: str = "train", count: int = 20) -> None:
-    """A picture of the first `count` pairs of a split: source left, target right, with image ids and identities."""
-    from PIL import Image, ImageDraw
-
-    from uniface.data import PairDataset
-    from uniface.images import grid, write_image
-
-    dataset = PairDataset(folder, split)
-    tile, strip, across = 128, 16, 5  # every row of the sheet holds five pairs: one same, four different
-
-    def captioned(image: np.ndarray, image_id: str) -> np.ndarray:
-        picture = Image.new("RGB", (tile, tile + strip), "white")
-        picture.paste(Image.fromarray(image).resize((tile, tile)))
-        ImageDraw.Draw(picture).text((2, tile + 2), f"{image_id}, id {dataset.identity(image_id)}"[:21], "black")
-        return np.asarray(picture)
-
-    cells = []
-    for k in range(min(count, len(dataset))):
-        source, target, same, (source_id, target_id) = dataset.pair(k)
-        pair = grid([[captioned(source, source_id), captioned(target, target_id)]], gap=0)
-        pair[tile:, -6:] = (0, 140, 0) if same else (200, 0, 0)  # a green mark: same
-        cells.append(pair)
-    write_image(out, grid([cells[i : i + across] for i in range(0, len(cells), across)], gap=8))
-
-
-def write_sample(params: Params, threads: int) -> None:
+def write_sample(params: Params, folder: Path) -> None:
     """Render the sample's portraits in CelebAMask-HQ's layout; CelebA's partition file says who is held out."""
+    from pipeline.sample.raw import write_celebahq
     from pipeline.sample.world import World
 
     world = World(params.sample, params.seed)
-    world.write_celebahq(Path(params.pairs.path), threads)
+    write_celebahq(world, folder, params.compute.crop_workers)
     lines = [f"{portrait.original:06d}.jpg {2 if portrait.split == 'test' else 0}" for portrait in world.portraits]
-    with atomic_write(Path(params.pairs.path) / PARTITION) as part:
+    with atomic_write(folder / PARTITION) as part:
         part.write_text("\n".join(sorted(lines)) + "\n", encoding="utf-8")
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Run the stage, or draw a sheet of its pairs."""
-    parser = argparse.ArgumentParser(prog="python -m pipeline.pairs", description="Face images to shards and pairs.")
-    show = parser.add_subparsers(dest="command").add_parser("show", help="draw a sheet of pairs with their identities")
-    show.add_argument("folder", type=Path, help="data/pairs")
-    show.add_argument("-o", "--out", type=Path, required=True, help="the picture to write")
-    show.add_argument("--split", default="train", help="train, test or evaluation")
-    show.add_argument("--count", type=int, default=20, help="number of pairs")
-    chosen = parser.parse_args(arguments)
-    try:
-        if chosen.command == "show":
-            sheet(chosen.folder, chosen.out, chosen.split, chosen.count)
-            return
-        params = load_or_exit()
-        if params.pairs.source == "sample":
-            write_sample(params, params.compute.crop_workers)
-        found = pairs(params.pairs, params.seed, params.image_size)
-    except (ValueError, FileNotFoundError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(1) from None
-    print(json.dumps({key: value for key, value in found.items() if key != "rejected_names"}, indent=2))
-
-
 if __name__ == "__main__":
-    main()
+    main(pairs)

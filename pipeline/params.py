@@ -1,31 +1,41 @@
-"""params.yaml as typed, frozen settings: a missing, unknown or ill-typed key fails at start with its dotted name."""
+"""params.yaml as typed, frozen settings: every wrong key, value or combination is named, all at once, at start.
+
+The file is read as DVC reads it (YAML 1.2): `dvc exp run -S train_reenactment.lr=0.00001` makes DVC write `1e-05`, a
+number there and a text in YAML 1.1.
+"""
 
 import json
 import os
 import sys
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal, get_args
 
-import yaml
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
-from uniface.config import ModelConfig, TrainConfig
+from uniface.config import ModelConfig, TrainConfig, WrongSettings
+
+Count = Annotated[int, Field(ge=1)]
+Number = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
 @dataclass(frozen=True)
 class SampleParams:
     """Size of the embedded sample world."""
 
-    scale: int
-    persons: int
-    test_persons: int
-    seconds: float
-    video_height: int
-    portraits: int
-    portrait_identities: int
-    test_identities: int
-    portrait_size: int
+    scale: Count
+    persons: Count
+    test_persons: Count
+    seconds: Annotated[float, Field(gt=0, le=3600)]
+    video_height: Annotated[int, Field(ge=64, le=4320, multiple_of=2)]
+    portraits: Count
+    portrait_identities: Count
+    test_identities: Count
+    portrait_size: Annotated[int, Field(ge=32, le=4096)]
 
 
 @dataclass(frozen=True)
@@ -39,97 +49,106 @@ class WeightsParams:
 
 @dataclass(frozen=True)
 class DownloadParams:
+    """Stage `download`: which videos, and how to get them."""
+
     source: Literal["sample", "youtube", "folder", "videos"]
     folder: str
     annotations: str
     url: str
-    max_height: int
-    parallel: int
-    attempts: int
-    pause: float
-    kilobytes_per_second: int
+    max_height: Annotated[int, Field(ge=144)]
+    parallel: Count
+    attempts: Count
+    pause: Amount
+    kilobytes_per_second: Number
     cookies: str
     retry_unavailable: bool
-    max_videos: int
+    max_videos: Number
 
 
 @dataclass(frozen=True)
 class CropParams:
-    min_frames: int
-    max_frames: int
-    min_size: int
-    iou_with_initial: float
-    increase: float
-    max_gap: int
-    detect_height: int
-    gop: int
-    crf: int
-    clips_per_shard: int
+    """Stage `crop`: FOMM's protocol, and how clips are stored."""
+
+    min_frames: Count
+    max_frames: Count
+    min_size: Count
+    iou_with_initial: Share
+    increase: Annotated[float, Field(ge=0, le=10)]
+    max_gap: Number
+    detect_height: Annotated[int, Field(ge=32, le=4320)]
+    gop: Count
+    crf: Annotated[int, Field(ge=0, le=51)]
+    clips_per_shard: Count
 
 
 @dataclass(frozen=True)
 class PairsParams:
+    """Stage `pairs`: which images, how they are divided, and how many pairs."""
+
     source: Literal["sample", "folder", "zip", "parquet"]
-    path: str
+    path: Annotated[str, Field(min_length=1)]
     split: Literal["images", "identity", "partition"]
-    test_images: int
-    pairs_per_image: int
-    images_per_shard: int
+    test_images: Count
+    pairs_per_image: Annotated[int, Field(ge=5, multiple_of=5)]
+    images_per_shard: Count
     align: bool
     evaluation_pairs: str
 
 
 @dataclass(frozen=True)
 class EvaluateParams:
-    """Stage `evaluate`: how many pairs of each task, how many at a time, how many on each picture."""
+    """Stage `evaluate`: how many pairs of each exam, how many at a time, how many on each picture."""
 
-    pairs: int
-    batch_size: int
-    grid_rows: int
+    pairs: Annotated[int, Field(ge=2)]
+    batch_size: Count
+    grid_rows: Count
 
 
 @dataclass(frozen=True)
 class RegisterParams:
     """Stage `register`: the name of the model in the registry."""
 
-    name: str
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 _.-]*$")]
 
 
 @dataclass(frozen=True)
 class GateParams:
     """What one metric of reports/metrics.json must reach; null turns a bound off."""
 
-    __pydantic_config__ = ConfigDict(extra="forbid", strict=True)  # out of reach of `_strict` inside a dict
     better: Literal["higher", "lower"]
-    floor: float | None  # absolute bound: the least where higher is better, the most where lower is
-    tolerance: float | None  # how much worse than the champion is still accepted
+    floor: Finite | None  # absolute bound: the least where higher is better, the most where lower is
+    tolerance: Amount | None  # how much worse than the champion is still accepted
+
+
+Exam = Literal["reconstruction", "reenactment", "swapping"]
+Metric = Annotated[str, Field(pattern=r"^(reconstruction|reenactment|swapping)\.\w+$")]
 
 
 @dataclass(frozen=True)
 class PromoteParams:
-    """The gates of pipeline/promote.py: metric by its dotted name -> gate, task -> least number of evaluated pairs."""
+    """The gates of pipeline/promote.py: metric by its dotted name -> gate, exam -> least number of evaluated pairs."""
 
-    gates: dict[str, GateParams]
-    min_pairs: dict[str, int]
+    gates: dict[Metric, GateParams]
+    min_pairs: dict[Exam, Number]
 
 
 @dataclass(frozen=True)
 class ComputeParams:
     """What this machine has. `UNIFACE_WORKERS=4` in the environment overrides `workers`, and so on."""
 
-    workers: int
-    gpus_per_worker: int
-    cpus_per_worker: int
+    workers: Count
+    gpus_per_worker: Annotated[int, Field(ge=-1)]
+    cpus_per_worker: Count
     storage: str
-    loader_workers: int
-    crop_workers: int
+    loader_workers: Number
+    crop_workers: Number
 
 
 @dataclass(frozen=True)
 class Params:
-    """The whole of params.yaml, a field per section."""
+    """The whole of params.yaml, a field per section. `model.image_size` is the top one, not a key of its section."""
 
-    seed: int
+    seed: Number
     image_size: int
     sample: SampleParams
     weights: WeightsParams
@@ -149,11 +168,12 @@ def _strict(cls: type) -> None:
     """Forbid unknown keys and coercions on a dataclass and every dataclass inside it."""
     cls.__pydantic_config__ = ConfigDict(extra="forbid", strict=True)
     for field in fields(cls):
-        if isinstance(field.type, type) and hasattr(field.type, "__dataclass_fields__"):
+        if is_dataclass(field.type):
             _strict(field.type)
 
 
 _strict(Params)
+_strict(GateParams)  # out of reach inside a dict
 _ADAPTER = TypeAdapter(Params)
 
 
@@ -163,58 +183,129 @@ def load(path: str | Path = "params.yaml") -> Params:
     Raises FileNotFoundError if it is missing and ValueError naming every wrong key by its dotted name.
     """
     path = Path(path)
+    values = read(path)
+    model = values.get("model")
+    own = [f"  model.image_size: unknown key: {path.name} has one image_size, at its top"] if _has_size(model) else []
+    if isinstance(model, dict):
+        values["model"] = {"image_size": values.get("image_size"), **model}
+    values["compute"] = _from_environment(values.get("compute"))
+    try:
+        params = _ADAPTER.validate_json(json.dumps(values, default=str))  # JSON mode: strict, yet lists fill tuples
+        lines = [f"  {name}: missing" for name in _missing(Params, values)]
+        lines = lines or [f"  {line}" for line in _combinations(params)]
+    except ValidationError as error:
+        lines = list(dict.fromkeys(line for one in error.errors() for line in _explain(one)))
+    if own or lines:
+        raise ValueError(f"{path} has wrong keys or values:\n" + "\n".join(own + lines)) from None
+    return params
+
+
+def _has_size(model: object) -> bool:
+    return isinstance(model, dict) and "image_size" in model
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The values of a YAML 1.2 file with a mapping at its top, unchecked.
+
+    Raises FileNotFoundError, or ValueError for what is no such file or has a key twice.
+    """
+    from ruamel.yaml import YAML, YAMLError
+
     if not path.is_file():
         raise FileNotFoundError(f"{path} not found: run from the project's root, where params.yaml is")
     try:
-        values = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not valid YAML: {error}") from error
-    try:
-        params = _ADAPTER.validate_json(json.dumps(values))  # JSON mode: strict, yet lists fill tuples
-        lines = [f"  {name}: missing" for name in _missing(Params, values)]
-    except ValidationError as error:
-        lines = [f"  {'.'.join(map(str, e['loc'])) or 'the file'}: {_explain(e)}" for e in error.errors()]
-    if lines:
-        raise ValueError(f"{path} has wrong keys or values:\n" + "\n".join(lines)) from None
-    return replace(params, compute=_from_environment(params.compute))
+        values = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except (YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        reason = (getattr(error, "problem", None) or str(error)).strip().splitlines()[0]
+        raise ValueError(f"{path}{where} is not valid YAML: {reason}") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} holds no settings: git checkout {path.name} restores the file")
+    return values
 
 
-def _missing(cls: type, values: dict, prefix: str = "") -> list[str]:
+def _missing(cls: type, values: dict, prefix: str = "") -> Iterator[str]:
     """Dotted names of keys left out; a default in a dataclass serves Python callers, params.yaml says everything."""
-    names = []
     for field in fields(cls):
         if field.name not in values:
-            names.append(prefix + field.name)
-        elif isinstance(field.type, type) and hasattr(field.type, "__dataclass_fields__"):
-            names += _missing(field.type, values[field.name], f"{prefix}{field.name}.")
-    return names
+            yield prefix + field.name
+        elif is_dataclass(field.type):
+            yield from _missing(field.type, values[field.name], f"{prefix}{field.name}.")
 
 
-def _explain(error: dict) -> str:
-    if error["type"] == "missing":
-        return "missing"
-    if error["type"] == "unexpected_keyword_argument":
-        return "unknown key"
-    return f"{error['msg']}, got {error['input']!r}"
+def _explain(error: dict) -> Iterator[str]:
+    """One line for each thing that a pydantic error says is wrong."""
+    # what belongs to a key of a mapping, or to one choice of a union, is an error of the key
+    place = [str(part) for part in error["loc"] if part not in ("[key]", "float")]
+    name = ".".join(place) or "the file"
+    reason = error.get("ctx", {}).get("error")
+    if isinstance(reason, WrongSettings):
+        for key, text in reason.fields.items():
+            yield f"  {'image_size' if (name, key) == ('model', 'image_size') else f'{name}.{key}'}: {text}"
+    elif error["type"] == "missing":
+        yield f"  {name}: missing"
+    elif error["type"] == "unexpected_keyword_argument":
+        yield f"  {name}: unknown key"
+    elif name == "model.image_size":
+        yield f"  image_size: {error['msg']}, got {error['input']!r}"
+    else:
+        yield f"  {name}: {error['msg']}, got {error['input']!r}"
 
 
-def _from_environment(compute: ComputeParams) -> ComputeParams:
-    found = {}
-    for field in fields(compute):
+def _combinations(params: Params) -> Iterator[str]:
+    """What is wrong with values that must go together."""
+    sample, pairs, compute = params.sample, params.pairs, params.compute
+    for less, more in (
+        ("sample.test_persons", "sample.persons"),
+        ("sample.test_identities", "sample.portrait_identities"),
+        ("sample.portrait_identities", "sample.portraits"),
+        ("crop.min_frames", "crop.max_frames"),
+    ):
+        few, many = _value(params, less), _value(params, more)
+        if few > many or (few == many and "test" in less):
+            yield f"{less}: {few} is not {'below' if 'test' in less else 'at most'} {more}, {many}"
+    if pairs.source == "sample" and pairs.split != "partition":
+        portraits = sample.portraits * sample.scale
+        if pairs.test_images >= portraits:
+            yield f"pairs.test_images: {pairs.test_images} leaves none of the sample's {portraits} for training"
+    if params.download.source == "youtube" and "{id}" not in params.download.url:
+        yield f"download.url: {params.download.url!r} does not say where the video's {{id}} goes"
+    for name in ("train_reenactment", "train_swapping"):
+        config: TrainConfig = getattr(params, name)
+        parts = compute.workers * config.accumulate
+        if config.batch_size % parts:
+            yield f"{name}.batch_size: {config.batch_size} is no multiple of compute.workers x accumulate, {parts}"
+    if params.train_swapping.augmentation:
+        yield "train_swapping.augmentation: pairs of portraits are not augmented (Sec. 4.1), must be []"
+
+
+def _value(params: Params, name: str) -> Any:
+    section, key = name.split(".")
+    return getattr(getattr(params, section), key)
+
+
+def _from_environment(values: object) -> object:
+    """The section `compute` with what the environment says of it."""
+    if not isinstance(values, dict):
+        return values
+    found = dict(values)
+    for field in fields(ComputeParams):
         name = f"UNIFACE_{field.name.upper()}"
+        kind = (get_args(field.type) or (field.type,))[0]
         if name in os.environ:
             try:
-                found[field.name] = field.type(os.environ[name])
+                found[field.name] = kind(os.environ[name])
             except ValueError as error:
-                raise ValueError(f"environment {name}={os.environ[name]!r} is not a {field.type.__name__}") from error
-    return replace(compute, **found)
+                raise ValueError(f"environment {name}={os.environ[name]!r} is not a {kind.__name__}") from error
+    return found
 
 
 def load_or_exit(path: str | Path = "params.yaml") -> Params:
     """`load` for commands: prints the reason and exits with 2 instead of a traceback."""
     try:
         return load(path)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
 

@@ -20,12 +20,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pipeline import params as settings
-from pipeline import tracking
-from pipeline.params import Params, PromoteParams
+from pipeline.common.places import Places
+from pipeline.params import Params, PromoteParams, load_or_exit
+from pipeline.tracking import runs, versions
+from uniface.config import TASKS
 
 INTENT = "promotion_intent"  # tag of the registered model while aliases are on the move
-TASKS = ("reenactment", "swapping")
 
 # models (task -> safetensors file), folder to write in -> what reports/metrics.json would hold
 Evaluate = Callable[[Mapping[str, Path], Path], Mapping[str, Any]]
@@ -75,15 +75,15 @@ class Decision:
         return "\n".join(lines)
 
 
-def judge(
-    candidate: Mapping[str, float], champion: Mapping[str, float] | None, params: PromoteParams
+def check_gates(
+    candidate: Mapping[str, float], champion: Mapping[str, float] | None, settings: PromoteParams
 ) -> tuple[Check, ...]:
     """All gates on flat metrics (dotted names). Without a champion the floors and the pair counts alone decide."""
     checks = []
-    for task, least in params.min_pairs.items():
+    for task, least in settings.min_pairs.items():
         count = candidate.get(f"pairs.{task}", math.nan)
         checks.append(Check(f"pairs of {task}", f">= {least}", _text(count), count >= least))
-    for name, gate in params.gates.items():
+    for name, gate in settings.gates.items():
         sign, relation = (1, ">=") if gate.better == "higher" else (-1, "<=")
         value = candidate.get(name, math.nan)
         if gate.floor is not None:
@@ -103,32 +103,31 @@ def _text(value: float) -> str:
     return "missing" if math.isnan(value) else f"{value:.6g}"
 
 
-def evaluator(params: Params, root: Path = Path()) -> Evaluate:
-    """The stage `evaluate`, applied to other models on today's data of the project at `root`."""
+def evaluator(params: Params, places: Places) -> Evaluate:
+    """The stage `evaluate`, applied to other models on today's data of a project."""
 
     def score(models: Mapping[str, Path], out: Path) -> Mapping[str, Any]:
-        from pipeline.evaluate import evaluate
+        from pipeline.evaluate import examine
 
-        data = root / "data"
-        clips, pairs, weights = (data / name for name in ("clips", "pairs", "weights"))
-        return evaluate(models["reenactment"], models["swapping"], clips, pairs, weights, out, params, root / "work")
+        return examine(models, out, params, places)
 
     return score
 
 
-def promote(params: Params, evaluate: Evaluate, dry_run: bool = False, root: Path = Path()) -> Decision:
+def promote(params: Params, places: Places, evaluate: Evaluate | None = None, dry_run: bool = False) -> Decision:
     """Judge the version with the alias `candidate` and, if every gate holds, make it the champion.
 
-    `evaluate` scores the champion on today's test data where it was scored on another. With `dry_run` nothing is
-    written. Raises ValueError if there is no candidate.
+    `evaluate` (the stage, unless another is given) scores the champion on today's test data where it was scored on
+    another. With `dry_run` nothing is written. Raises ValueError if there is no candidate.
     """
-    registry = tracking.Registry(params.register.name, root)
-    with _alone(root):
+    evaluate = evaluate or evaluator(params, places)
+    registry = versions.Registry(params.register.name, places.root)
+    with _alone(places):
         if not dry_run:
             recover(registry)
         aliases = registry.aliases()
         if "candidate" not in aliases:
-            raise ValueError(f"{registry.name} has no candidate at {tracking.public_uri(registry.uri)}: dvc repro")
+            raise ValueError(f"{registry.name} has no candidate at {runs.public_uri(registry.uri)}: dvc repro")
         number, champion = aliases["candidate"], aliases.get("champion")
         version = registry.version(number)
         if number == champion:
@@ -137,7 +136,7 @@ def promote(params: Params, evaluate: Evaluate, dry_run: bool = False, root: Pat
         theirs = None
         if champion is not None:
             theirs = _scores_today(registry, champion, version.tags["evaluation_digest"], params, evaluate, not dry_run)
-        checks = judge(ours, theirs, params.promote)
+        checks = check_gates(ours, theirs, params.promote)
         if rolled_back := version.tags.get("rolled_back"):
             checks = (Check("rolled back before", "never", rolled_back, False), *checks)
         outcome = "promoted" if all(check.passed for check in checks) else "refused"
@@ -148,7 +147,7 @@ def promote(params: Params, evaluate: Evaluate, dry_run: bool = False, root: Pat
 
 
 def _scores_today(
-    registry: tracking.Registry, number: str, exam: str, params: Params, evaluate: Evaluate, keep: bool
+    registry: versions.Registry, number: str, exam: str, params: Params, evaluate: Evaluate, keep: bool
 ) -> Mapping[str, float]:
     """The champion's numbers on the test data of digest `exam`: its own, those of an earlier re-evaluation, or new."""
     version = registry.version(number)
@@ -159,7 +158,7 @@ def _scores_today(
             return known
     artifact = f"evaluations/{exam}.json"
     if version.tags.get(f"evaluated_{exam}") == artifact:
-        return tracking.numbers(registry.read_json(number, artifact))
+        return versions.numbers(registry.read_json(number, artifact))
     print(f"the test data is not what champion {number} was scored on: scoring it again", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         models = {t: registry.download(number, f"artifacts/{t}.safetensors", Path(folder) / t) for t in TASKS}
@@ -167,10 +166,10 @@ def _scores_today(
     if keep:
         registry.log_json(number, scores, artifact)
         registry.tag(number, {f"evaluated_{exam}": artifact})
-    return tracking.numbers(scores)
+    return versions.numbers(scores)
 
 
-def _carry_out(registry: tracking.Registry, decision: Decision) -> None:
+def _carry_out(registry: versions.Registry, decision: Decision) -> None:
     """Write the decision down, then move the aliases if it says so."""
     stamp = decision.at.replace(":", "").replace(" ", "_")
     record = {**asdict(decision), "reasons": decision.reasons()}
@@ -187,14 +186,14 @@ def _tags(outcome: str, at: str, reason: str) -> dict[str, str]:
 
 
 def move(
-    registry: tracking.Registry, champion: str, previous: str | None, tags: Mapping[str, Mapping[str, str]]
+    registry: versions.Registry, champion: str, previous: str | None, tags: Mapping[str, Mapping[str, str]]
 ) -> None:
     """Set both aliases and the versions' `tags`, so that a crash at any point is made good by `recover`."""
     registry.set_tag(INTENT, json.dumps({"champion": champion, "previous": previous, "tags": tags}))
     recover(registry)
 
 
-def recover(registry: tracking.Registry) -> bool:
+def recover(registry: versions.Registry) -> bool:
     """Complete a move that was begun; True if there was one. Steps that were done before are harmless to repeat."""
     text = registry.tags().get(INTENT)
     if not text:
@@ -209,13 +208,13 @@ def recover(registry: tracking.Registry) -> bool:
     return True
 
 
-def rollback(params: Params, root: Path = Path()) -> tuple[str, str]:
+def rollback(params: Params, places: Places) -> tuple[str, str]:
     """Swap `champion` and `previous`; (now serving, taken out). ValueError if there is nothing to go back to.
 
     The version taken out is marked, so that no scheduled run promotes it again; a second rollback takes that back.
     """
-    registry = tracking.Registry(params.register.name, root)
-    with _alone(root):
+    registry = versions.Registry(params.register.name, places.root)
+    with _alone(places):
         recover(registry)
         aliases = registry.aliases()
         if "previous" not in aliases or "champion" not in aliases:
@@ -231,13 +230,13 @@ def rollback(params: Params, root: Path = Path()) -> tuple[str, str]:
     return back, out
 
 
-def show(params: Params, root: Path = Path()) -> str:
+def show(params: Params, places: Places) -> str:
     """Versions, newest first, with aliases and decisions, as text."""
-    registry = tracking.Registry(params.register.name, root)
+    registry = versions.Registry(params.register.name, places.root)
     names: dict[str, list[str]] = {}
     for alias, number in registry.aliases().items():
         names.setdefault(number, []).append(alias)
-    lines = [f"{registry.name} at {tracking.public_uri(registry.uri)}"]
+    lines = [f"{registry.name} at {runs.public_uri(registry.uri)}"]
     if INTENT in registry.tags():
         lines.append("a promotion was interrupted; the next promote or rollback completes it")
     for version in reversed(registry.versions()):
@@ -253,26 +252,26 @@ def _now() -> str:
     return f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S}"
 
 
-def _alone(root: Path) -> Any:
+def _alone(places: Places) -> Any:
     """A lock, so that two commands on this machine never move aliases at once."""
     from filelock import FileLock
 
-    (root / "work").mkdir(exist_ok=True)
-    return FileLock(root / "work" / "promote.lock", timeout=3600)
+    places.work.mkdir(exist_ok=True)
+    return FileLock(places.work / "promote.lock", timeout=3600)
 
 
 def main(arguments: list[str]) -> int:
     if arguments not in ([], ["--dry-run"], ["rollback"], ["show"]):
         print("usage: python -m pipeline.promote [--dry-run | rollback | show]", file=sys.stderr)
         return 2
-    params = settings.load_or_exit()
+    params, places = load_or_exit(), Places()
     try:
         if arguments == ["rollback"]:
-            print("version {} serves again; version {} was taken out".format(*rollback(params)))
+            print("version {} serves again; version {} was taken out".format(*rollback(params, places)))
         elif arguments == ["show"]:
-            print(show(params))
+            print(show(params, places))
         else:
-            decision = promote(params, evaluator(params), dry_run=bool(arguments))
+            decision = promote(params, places, dry_run=bool(arguments))
             print(decision.table())
             return int(decision.outcome == "refused")
     except ValueError as error:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.files import atomic_write
+from pipeline.common.files import atomic_write
 
 VERSION = 1
 """Goes up whenever a column changes its name, type or meaning."""

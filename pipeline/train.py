@@ -13,69 +13,65 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from filelock import FileLock, Timeout
 
-import uniface
-from pipeline.cluster import connect
-from pipeline.files import atomic_write, work_folder
-from pipeline.params import ComputeParams, Params, load_or_exit
-from pipeline.watch import watched
-from pipeline.weights import read_manifest
-from uniface.backbones import load_lpips_weights, load_perceptual, load_recogniser, load_regressor
-from uniface.config import ModelConfig, TrainConfig
+from pipeline.common.cluster import connect
+from pipeline.common.code import code
+from pipeline.common.files import atomic_write, work_folder
+from pipeline.common.nets import read_manifest
+from pipeline.common.places import Places, main
+from pipeline.params import ComputeParams, Params
+from pipeline.tracking.watch import watched
+from uniface.backbones import load_lpips_weights, load_perceptual, load_recogniser
+from uniface.config import TASKS, ModelConfig, Task, TrainConfig
 from uniface.data import ClipDataset, PairDataset, sample_stream
 from uniface.discriminator import Discriminator
 from uniface.images import grid, to_tensor, to_uint8
 from uniface.model import UniFace
-from uniface.objective import Frozen
+from uniface.objective import LossNets
 from uniface.train import Trainer, start_from_reenactment, train
 
-DATA = {"reenactment": "clips", "swapping": "pairs"}
-NETS = ("recogniser", "perceptual", "lpips", "contextual", "regressor")  # roles that a loss may look through
-# What a training executes: with other code, a training begun before must not go on, nor its result be taken.
-CODE = (
-    *("augment", "backbones", "data", "discriminator", "embedders", "generator", "layers", "losses", "model"),
-    *("objective", "tables", "train", "transfer"),
-)
+NETS = ("recogniser", "perceptual", "lpips", "contextual")  # roles that a loss may look through
 STATE = "state.pt"
 MAX_FAILURES = 2  # of a worker, before training gives up
 PREVIEWS = 6  # rows of a sample grid
 
 
 @dataclass(frozen=True)
-class Job:
+class TrainJob:
     """What a worker must know; plain values and absolute paths, since workers run elsewhere."""
 
-    task: str
+    task: Task
     model: ModelConfig
     config: TrainConfig
     seed: int
     data: str
-    weights: str
+    nets: str
     stage1: str | None  # model file whose attribute embedder swapping starts from
     loader_workers: int
     threads: int
 
 
-def train_stage(task: str, params: Params, root: Path = Path()) -> Path:
+def train_stage(task: Task, params: Params, places: Places) -> Path:
     """Train one task from `data/`; write `models/<task>.safetensors`, whose path it returns, and `reports/<task>.csv`.
 
     Raises FileNotFoundError if an input is missing, ValueError if one is unfit, RuntimeError if training fails.
     """
-    root, stage = root.resolve(), f"train_{task}"
-    job = make_job(task, params, root)
-    folder = work_folder(stage, *identity(job), root=root / "work")
-    model, report = root / "models" / f"{task}.safetensors", root / "reports" / f"{task}.csv"
+    places, stage = Places(places.root.resolve()), f"train_{task}"
+    job = make_job(task, params, places)
+    folder = work_folder(stage, *fingerprint(job), work=places.work)
+    model, report = places.model(task), places.reports / f"{task}.csv"
     finished = {folder / model.name: model, folder / report.name: report}
     with only_training(folder.parent.with_suffix(".lock"), stage):
         if all(path.is_file() for path in finished):
-            print(f"{stage}: trained before ({folder.relative_to(root)}), writing the outputs again", flush=True)
+            print(f"{stage}: trained before ({folder.relative_to(places.root)}), writing the outputs again", flush=True)
         else:
-            state = run_on_ray(job, params.compute, folder, root)
+            state = run_on_ray(job, params.compute, folder, places)
             write_results(job, state, folder / model.name, folder / report.name)
             shutil.rmtree(folder / "ray", ignore_errors=True)
         for path, out in finished.items():
@@ -84,48 +80,40 @@ def train_stage(task: str, params: Params, root: Path = Path()) -> Path:
     return model
 
 
-def make_job(task: str, params: Params, root: Path) -> Job:
+def make_job(task: Task, params: Params, places: Places) -> TrainJob:
     """The work of one stage. Raises FileNotFoundError or ValueError naming what is missing or does not fit."""
     config = {"reenactment": params.train_reenactment, "swapping": params.train_swapping}[task]
-    data, weights = root / "data" / DATA[task], root / "data" / "weights"
+    data = places.clips if task == "reenactment" else places.pairs
     if not data.is_dir():
-        raise FileNotFoundError(f"data/{DATA[task]} is missing: run the stage before (dvc repro, or dvc pull)")
-    stage1 = root / "models" / "reenactment.safetensors" if task == "swapping" else None
+        raise FileNotFoundError(f"data/{data.name} is missing: run the stage before (dvc repro, or dvc pull)")
+    stage1 = places.model("reenactment") if task == "swapping" else None
     if stage1 and not stage1.is_file():
         raise FileNotFoundError("models/reenactment.safetensors is missing: run python -m pipeline.train reenactment")
-    if params.model.image_size != params.image_size:
-        raise ValueError(f"model.image_size {params.model.image_size} is not image_size {params.image_size}")
-    share = params.compute.workers * config.accumulate
-    if config.batch_size % share:
-        raise ValueError(
-            f"train_{task}.batch_size {config.batch_size} does not divide by compute.workers x accumulate, {share}"
-        )
-    return Job(
+    return TrainJob(
         task=task,
         model=params.model,
         config=config,
         seed=params.seed,
         data=str(data),
-        weights=str(weights),
+        nets=str(places.nets),
         stage1=stage1 and str(stage1),
         loader_workers=params.compute.loader_workers,
         threads=params.compute.cpus_per_worker,
     )
 
 
-def identity(job: Job) -> tuple[Any, ...]:
+def fingerprint(job: TrainJob) -> tuple[Any, ...]:
     """What decides the result, for the digest: params, inputs and the code that computes, not the machine.
 
     Shards count by name and size and by the tables that list them, so that a data set of terabytes need not be read.
     """
-    code = [Path(uniface.__file__).with_name(f"{name}.py") for name in CODE]
     data = Path(job.data)
     tables = [path for path in sorted(data.glob("*.parquet")) if "-" not in path.stem]
     shards = [[path.name, path.stat().st_size] for path in sorted(data.glob("*-*.parquet"))]
-    manifest = read_manifest(Path(job.weights))
+    manifest = read_manifest(Path(job.nets))
     nets = {role: manifest[role]["sha256"] for role in NETS if role in manifest}
     stage1 = Path(job.stage1) if job.stage1 else None
-    return job.task, job.model, job.config, job.seed, tables, shards, nets, stage1, code
+    return job.task, job.model, job.config, job.seed, tables, shards, nets, stage1, code("pipeline.train")
 
 
 @contextmanager
@@ -143,7 +131,7 @@ def only_training(path: Path, stage: str) -> Iterator[None]:
         lock.release()
 
 
-def run_on_ray(job: Job, compute: ComputeParams, folder: Path, root: Path) -> dict:
+def run_on_ray(job: TrainJob, compute: ComputeParams, folder: Path, places: Places) -> dict:
     """Train on Ray, showing progress and logging curves meanwhile; the final training state.
 
     Raises RuntimeError with the worker's error if it failed more than `MAX_FAILURES` times.
@@ -178,7 +166,7 @@ def run_on_ray(job: Job, compute: ComputeParams, folder: Path, root: Path) -> di
             checkpoint_config=CheckpointConfig(num_to_keep=2),
         ),
     )
-    with watched(job.task, job.config, messages, folder, root):
+    with watched(job.task, job.config, messages, folder, places.root):
         try:
             checkpoint = trainer.fit().checkpoint
         except ray.train.TrainingFailedError as error:
@@ -252,7 +240,7 @@ def train_worker(config: dict[str, Any]) -> None:
     train(trainer, stream, on_log, on_checkpoint, on_sample if rank == 0 else lambda step: None)
 
 
-def make_trainer(job: Job, device: Any = "cpu") -> Trainer:
+def make_trainer(job: TrainJob, device: Any = "cpu") -> Trainer:
     """Networks and frozen nets of a job, before any training; the same on every worker."""
     import torch
 
@@ -260,30 +248,29 @@ def make_trainer(job: Job, device: Any = "cpu") -> Trainer:
     model, discriminator = UniFace(job.model), Discriminator(job.model)
     if job.stage1:
         start_from_reenactment(model, job.stage1)
-    return Trainer(job.task, model, discriminator, load_frozen(job), job.config, device)
+    return Trainer(job.task, model, discriminator, load_nets(job), job.config, device)
 
 
-def load_frozen(job: Job) -> Frozen:
+def load_nets(job: TrainJob) -> LossNets:
     """The frozen nets that the job's losses need, from `data/weights`."""
-    folder, weights = Path(job.weights), job.config.weights
+    folder, weights = Path(job.nets), job.config.weights
     files = {role: folder / entry["file"] for role, entry in read_manifest(folder).items()}
     contextual = bool(weights.contextual)
     perceptual = weights.perceptual or (contextual and "contextual" not in files)
-    return Frozen(
+    return LossNets(
         recogniser=load_recogniser(files["recogniser"]) if weights.identity else None,
         perceptual=load_perceptual(files["perceptual"]) if perceptual else None,
         channels=load_lpips_weights(files["lpips"]) if weights.perceptual and "lpips" in files else None,
         contextual=load_perceptual(files["contextual"]) if contextual and "contextual" in files else None,
-        regressor=load_regressor(files["regressor"]) if weights.attribute else None,
     )
 
 
-def open_data(job: Job, split: str) -> ClipDataset | PairDataset:
+def open_data(job: TrainJob, split: str) -> ClipDataset | PairDataset:
     """The data set of the job's task."""
     return (ClipDataset if job.task == "reenactment" else PairDataset)(job.data, split)
 
 
-def previews(job: Job) -> dict[str, Any]:
+def previews(job: TrainJob) -> dict[str, Any]:
     """Held-out sources and targets of different identities for the sample grids, (n, 3, H, W) each."""
     data = open_data(job, "test")
     if job.task == "reenactment":
@@ -310,7 +297,7 @@ def read_state(path: Path) -> dict:
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def write_results(job: Job, state: dict, model: Path, report: Path) -> None:
+def write_results(job: TrainJob, state: dict, model: Path, report: Path) -> None:
     """The averaged weights as a model file, and the curve as a table with a column per loss."""
     net = UniFace(job.model)
     net.load_state_dict(state["average"])
@@ -322,15 +309,12 @@ def write_results(job: Job, state: dict, model: Path, report: Path) -> None:
         table.writerows(state["curve"])
 
 
-def main() -> None:
-    if sys.argv[1:] not in (["reenactment"], ["swapping"]):
-        raise SystemExit("usage: python -m pipeline.train reenactment|swapping")
-    params = load_or_exit()
-    try:
-        train_stage(sys.argv[1], params)
-    except (ValueError, FileNotFoundError, RuntimeError) as error:
-        raise SystemExit(f"error: {error}") from None
+def main_of_task() -> None:
+    """The stage of the task that the command line names."""
+    if len(sys.argv) != 2 or sys.argv[1] not in TASKS:
+        raise SystemExit(f"usage: python -m pipeline.train {'|'.join(TASKS)}")
+    main(partial(train_stage, sys.argv[1]))
 
 
 if __name__ == "__main__":
-    main()
+    main_of_task()

@@ -12,11 +12,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
-from pipeline.files import atomic_write, publish, sha256, work_folder, write_json
-from pipeline.params import WeightsParams
+from pipeline.common.files import atomic_write, publish, sha256, work_folder, write_json
+from pipeline.common.nets import MANIFEST
+from pipeline.common.places import Places, main
+from pipeline.params import Params, WeightsParams
 
 SAMPLE_NETS = Path(__file__).parent / "sample" / "nets"
-MANIFEST = "weights.json"
 ATTEMPTS, TIMEOUT_S, BLOCK = 5, 30, 1 << 16
 
 _INSIGHTFACE = "https://github.com/deepinsight/insightface/releases/download/v0.7"
@@ -117,36 +118,28 @@ SAMPLE = {
 }
 
 
-def fetch_weights(
-    out: Path,
-    params: WeightsParams,
-    catalogue: tuple[Weight, ...] = INTERNET,
-    nets: Path = SAMPLE_NETS,
-    root: Path = Path("work"),
+def weights(
+    params: Params, places: Places, catalogue: tuple[Weight, ...] = INTERNET, shipped: Path = SAMPLE_NETS
 ) -> dict[str, dict]:
-    """Fill the folder `out` with the networks and `weights.json`: {role: {file, name, sha256, licence, url, stand_in}}.
+    """Fill `data/weights` with the networks and `weights.json`: {role: {file, name, sha256, licence, url, stand_in}}.
 
-    Raises FileNotFoundError for a missing file and ValueError for one that is not what its checksum says; `out` is
-    only replaced once everything is there.
+    Returns what weights.json holds. Raises FileNotFoundError for a missing file, ValueError for one that is not what
+    its checksum says, ConnectionError for one that never came whole; the folder is only replaced once everything is
+    there.
     """
-    if params.source == "sample":
-        work = work_folder("weights", "sample", nets, root=root)
-        manifest = _sample(nets, work)
+    settings = params.weights
+    if settings.source == "sample":
+        work = work_folder("weights", "sample", shipped, work=places.work)
+        manifest = _sample(shipped, work)
     else:
-        weights = catalogue + _regressor(params)
-        work = work_folder("weights", [asdict(weight) for weight in weights], root=root)
-        manifest = {weight.role: _obtain(weight, work, root / "weights") for weight in weights}
+        wanted = catalogue + _regressor(settings)
+        work = work_folder("weights", [asdict(weight) for weight in wanted], work=places.work)
+        manifest = {weight.role: _obtain(weight, work, places.work / "weights") for weight in wanted}
     write_json(work / MANIFEST, manifest)
-    publish(work, out)
+    publish(work, places.nets)
+    for role, entry in manifest.items():
+        print(f"weights: {role:10} {entry['name']}{' (stand-in)' if entry['stand_in'] else ''}")
     return manifest
-
-
-def read_manifest(folder: Path) -> dict[str, dict]:
-    """`weights.json` of a weights folder. Raises FileNotFoundError saying how to make it."""
-    path = Path(folder) / MANIFEST
-    if not path.is_file():
-        raise FileNotFoundError(f"no {path}: run the stage `weights` first (python -m pipeline.weights)")
-    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _sample(nets: Path, work: Path) -> dict[str, dict]:
@@ -178,14 +171,14 @@ def _sample(nets: Path, work: Path) -> dict[str, dict]:
     return manifest
 
 
-def _regressor(params: WeightsParams) -> tuple[Weight, ...]:
+def _regressor(settings: WeightsParams) -> tuple[Weight, ...]:
     """The user's own D3DFR: its weights need a 3DMM under a signed licence, so no address can be given here."""
-    if not params.regressor:
+    if not settings.regressor:
         return ()
-    if len(params.regressor_sha256) != 64:
+    if len(settings.regressor_sha256) != 64:
         raise ValueError("weights.regressor_sha256: the 64 hex digits of the file weights.regressor are needed")
-    name = f"pose and expression regressor of your own ({params.regressor.rsplit('/', 1)[-1]})"
-    return (Weight("regressor", "regressor.onnx", name, "yours", params.regressor, params.regressor_sha256),)
+    name = f"pose and expression regressor of your own ({settings.regressor.rsplit('/', 1)[-1]})"
+    return (Weight("regressor", "regressor.onnx", name, "yours", settings.regressor, settings.regressor_sha256),)
 
 
 def _obtain(weight: Weight, work: Path, downloads: Path) -> dict:
@@ -313,14 +306,5 @@ def _transfer(url: str, part: Path) -> None:
         raise ConnectionError(f"{got} of {length} bytes came")
 
 
-def main() -> None:
-    """Run the stage as params.yaml says."""
-    from pipeline.params import load_or_exit
-
-    manifest = fetch_weights(Path("data/weights"), load_or_exit().weights)
-    for role, entry in manifest.items():
-        print(f"weights: {role:10} {entry['name']}{' (stand-in)' if entry['stand_in'] else ''}")
-
-
 if __name__ == "__main__":
-    main()
+    main(weights)

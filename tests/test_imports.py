@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.common.code import closure, imports
+
 ROOT = Path(__file__).resolve().parents[1]
 FORBIDDEN = {
     "uniface": {"pipeline", "flows", "ray", "prefect", "dvc", "mlflow"},
@@ -15,8 +17,8 @@ FORBIDDEN = {
 }
 HOMES = {
     "prefect": {"flows"},
-    "ray": {"pipeline/cluster.py", "pipeline/train.py"},
-    "mlflow": {"pipeline/tracking.py", "pipeline/serving.py"},
+    "ray": {"pipeline/common/cluster.py", "pipeline/train.py"},
+    "mlflow": {"pipeline/tracking"},
     "insightface": {"uniface/faces.py"},
     "decord": {"uniface/data.py"},
 }
@@ -49,8 +51,21 @@ def test_heavy_package_has_one_home(package):
         for path in (ROOT / folder).rglob("*.py")
         if package in imported(path)
     ]
-    strangers = [u for u in users if u not in HOMES[package] and u.split("/")[0] not in HOMES[package]]
+    strangers = [
+        user for user in users if not any(user == home or user.startswith(f"{home}/") for home in HOMES[package])
+    ]
     assert users and not strangers
+
+
+def test_no_module_imports_itself_by_way_of_others():
+    modules = [
+        ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for package in ("uniface", "pipeline")
+        for path in (ROOT / package).rglob("*.py")
+        if path.stem != "__init__"
+    ]
+    circles = {module for module in modules if any(module in closure(other, stop=()) for other in imports(module))}
+    assert len(modules) > 60 and not circles
 
 
 def test_import_uniface_is_light():

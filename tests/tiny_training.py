@@ -48,7 +48,7 @@ def write_clips(folder: Path) -> None:
 def settings() -> dict:
     """The sample's params, cut down to seconds; no loss needs a frozen net."""
     values = yaml.safe_load((ROOT / "params.yaml").read_text())
-    values["image_size"] = values["model"]["image_size"] = SIZE
+    values["image_size"] = SIZE
     values["model"] |= {"max_channels": 8, "channel_base": 256, "attribute_channels": 8, "attribute_max_channels": 8}
     weights = dict.fromkeys(values["train_reenactment"]["weights"], 0.0) | {"reconstruction": 1.0, "adversarial": 0.1}
     for stage in ("train_reenactment", "train_swapping"):

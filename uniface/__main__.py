@@ -22,14 +22,14 @@ def main(arguments: list[str] | None = None) -> int:
     command.add_argument("-o", "--out", type=Path, required=True, help="the .safetensors file to write")
     command.set_defaults(run=_import)
 
-    for task, default in (("reenact", "reenactment"), ("swap", "swapping")):
-        command = commands.add_parser(task, help=f"{task} one picture")
+    for name, task in (("reenact", "reenactment"), ("swap", "swapping")):
+        command = commands.add_parser(name, help=f"{name} one picture")
         command.add_argument("source", type=Path, help="picture that gives the identity")
         command.add_argument("target", type=Path, help="picture that gives the attributes")
         command.add_argument("-o", "--out", type=Path, required=True, help="picture to write")
-        command.add_argument("--model", type=Path, default=Path(f"models/{default}.safetensors"))
+        command.add_argument("--model", type=Path, default=Path(f"models/{task}.safetensors"))
         command.add_argument("--device", default="cpu")
-        command.set_defaults(run=_generate)
+        command.set_defaults(run=_generate, task=task)
 
     options = parser.parse_args(arguments)
     try:
@@ -79,7 +79,7 @@ def _generate(options: argparse.Namespace) -> None:
             raise ValueError(f"{path} is {width} x {height}: give square face crops, as the stage crop cuts them")
         pair.append(to_tensor(resize(image, (size, size)))[None].to(options.device))
     with torch.inference_mode():
-        image = model(*pair, task=options.command)
+        image = model(*pair, task=options.task)
     write_image(options.out, to_uint8(image[0]))
     print(f"wrote {options.out}")
 

@@ -1,7 +1,11 @@
 """Typed settings of the model, the losses and the training loop. Frozen dataclasses; the values live in params.yaml."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
+
+Task = Literal["reenactment", "swapping"]
+TASKS: tuple[Task, ...] = ("reenactment", "swapping")
+"""The two tasks of the framework (Sec. 3.2), and the stages that train for them, in their order (Sec. 3.3)."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,7 @@ class ModelConfig:
     use_idt: bool = True  # False: Table 4 "w/o IdT", and the released reenactment network
     attention_reduction: int = 4  # Q and K have C / 4 channels (Sec. 3.1)
     attention_value: Literal["reduced", "full"] = "reduced"  # V: C / 4 and projected back; released code: C
-    attention_logits: Literal["dot", "scaled", "released", "cosine"] = "dot"  # Eq. 4 as printed; transfer.py has all
+    attention_logits: Literal["dot", "released", "cosine"] = "dot"  # Eq. 4 as printed; transfer.py has all
     attention_locality: float = 0.0  # sigma in tokens of a learnable Gaussian bias, 0: none; not in the paper
     alpha_init: float = 0.0  # Sec. 3.1
 
@@ -53,32 +57,28 @@ class ModelConfig:
     skip_warped: bool = True  # reenactment warps the skip by the FDF too (see model.py); released code: not
     skip_stored: bool = True  # is the sum the stylemap, or only the next layer's input (released swapping)?
 
-    def __post_init__(self):
-        if self.image_size not in (32, 64, 128, 256, 512):
-            raise ValueError(f"model.image_size is {self.image_size}: use 32, 64, 128, 256 or 512")
-        if self.feature_stride not in (2, 4, 8, 16) or self.image_size // self.feature_stride < 4:
-            raise ValueError(f"model.feature_stride is {self.feature_stride}: use 2, 4, 8 or 16, F at least 4 x 4")
-        for name in ("max_channels", "channel_base", "attribute_dim", "attribute_channels", "attribute_max_channels"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"model.{name} is {getattr(self, name)}: must be positive")
-        if self.channel_base < self.image_size:
-            raise ValueError(f"model.channel_base is {self.channel_base}: at least image_size, {self.image_size}")
+    def __post_init__(self) -> None:
+        size, stride = self.image_size, self.feature_stride
+        wrong = _out_of_range(
+            self, max_channels=(1, None), channel_base=(size, None), attribute_dim=(1, None), identity_blocks=(0, None),
+            attribute_channels=(1, None), attribute_max_channels=(1, None), attention_reduction=(1, None),
+            attention_locality=(0, None), base_blocks=(0, None),
+        )  # fmt: skip
+        if size not in (32, 64, 128, 256, 512):
+            wrong["image_size"] = f"{size}: use 32, 64, 128, 256 or 512"
+        if stride not in (2, 4, 8, 16) or size // stride < 4:
+            wrong["feature_stride"] = f"{stride}: use 2, 4, 8 or 16, F at least 4 x 4"
         if self.attribute_base not in (1, 2, 4):
-            raise ValueError(f"model.attribute_base is {self.attribute_base}: use 1, 2 or 4")
-        if self.attention_reduction < 1 or self.feature_channels % self.attention_reduction:
-            raise ValueError(
-                f"model.attention_reduction is {self.attention_reduction}: "
-                f"must divide F's {self.feature_channels} channels"
-            )
-        if self.attention_locality < 0:
-            raise ValueError(f"model.attention_locality is {self.attention_locality}: sigma in tokens, 0 for none")
-        if self.identity_blocks < 0 or self.base_blocks < 0:
-            raise ValueError("model.identity_blocks and model.base_blocks must not be negative")
-        allowed = [2**k for k in range(self.feature_stride.bit_length())]
+            wrong["attribute_base"] = f"{self.attribute_base}: use 1, 2 or 4"
+        if not wrong and self.feature_channels % self.attention_reduction:
+            channels = self.feature_channels
+            wrong["attention_reduction"] = f"{self.attention_reduction}: must divide F's {channels} channels"
+        allowed = [2**k for k in range(max(1, stride).bit_length())]
         if not set(self.skip_strides) <= set(allowed):
-            raise ValueError(f"model.skip_strides is {list(self.skip_strides)}: choose from {allowed}")
-        if self.skip_features == "output" and set(self.skip_strides) - {self.feature_stride}:
-            raise ValueError(f"model.skip_features 'output' is F itself: skip_strides must be [{self.feature_stride}]")
+            wrong["skip_strides"] = f"{list(self.skip_strides)}: choose from {allowed}"
+        elif self.skip_features == "output" and set(self.skip_strides) - {stride}:
+            wrong["skip_features"] = f"output is F itself: skip_strides must be [{stride}]"
+        _refuse("model", wrong)
 
     def width(self, resolution: int) -> int:
         """Channels of the identity embedder, the generator and the discriminator at `resolution` pixels."""
@@ -117,7 +117,10 @@ class LossWeights:
     edges: float
     colour: float
     border: float
-    attribute: float
+
+    def __post_init__(self) -> None:
+        names = [field.name for field in fields(self)]
+        _refuse("weights", _out_of_range(self, **dict.fromkeys(names, (0, None))))
 
 
 @dataclass(frozen=True)
@@ -131,7 +134,7 @@ class TrainConfig:
     lr: float
     betas: tuple[float, float]  # of Adam
     attribute_lr: float  # times lr, for the attribute embedder
-    gate_lr: float  # times lr, for IdT's alpha, temperature and locality: plain numbers among equalised weights
+    scalar_lr: float  # times lr, for IdT's alpha, temperature and locality: plain numbers among equalised weights
     warm_up: int  # iterations over which lr rises linearly
     decay_from: float  # share of the iterations after which lr falls linearly to 3 %; 1: never
     ema: float  # decay of the averaged weights
@@ -152,12 +155,50 @@ class TrainConfig:
     checkpoint_every: int
 
     def __post_init__(self) -> None:
-        if self.checkpoint_every % self.log_every:
+        some, share = (1, None), (0, 1)
+        wrong = _out_of_range(
+            self, iterations=some, batch_size=some, accumulate=some, lr=(1e-12, 1), attribute_lr=(0, None),
+            scalar_lr=(0, None), warm_up=(0, None), decay_from=share, ema=share, r1_weight=(0, None), r1_every=some,
+            gradient_clip=(0, None), skip_from=(0, None), adversarial_from=(0, None), max_bad_steps=some,
+            log_every=some, sample_every=some, checkpoint_every=some,
+        )  # fmt: skip
+        if any(not 0 <= beta < 1 for beta in self.betas):
+            wrong["betas"] = f"{list(self.betas)}: each from 0 to below 1"
+        if any(number < 0 for number in self.contextual_maps):
+            wrong["contextual_maps"] = f"{list(self.contextual_maps)}: numbers of maps, from 0"
+        if self.weights.contextual and not self.contextual_maps:
+            wrong["contextual_maps"] = "[]: weights.contextual needs at least one map"
+        if len(set(self.augmentation)) < len(self.augmentation):
+            wrong["augmentation"] = f"{list(self.augmentation)}: each at most once"
+        if not wrong and self.checkpoint_every % self.log_every:
             # the means of a log window are not in the checkpoint: a resumed run would draw another curve
-            raise ValueError(f"checkpoint_every {self.checkpoint_every} is no multiple of log_every {self.log_every}")
+            wrong["checkpoint_every"] = f"{self.checkpoint_every}: no multiple of log_every, {self.log_every}"
         if self.weights.adversarial and self.adversarial_from >= self.iterations:
-            raise ValueError(f"adversarial_from {self.adversarial_from} never comes in {self.iterations} iterations")
+            wrong["adversarial_from"] = f"{self.adversarial_from}: never comes in {self.iterations} iterations"
         if self.skip_from >= self.iterations:
-            raise ValueError(
-                f"skip_from {self.skip_from} never comes in {self.iterations} iterations: model.skip is none?"
-            )
+            wrong["skip_from"] = f"{self.skip_from}: never comes in {self.iterations} iterations: model.skip is none?"
+        _refuse("train", wrong)
+
+
+def _out_of_range(config: object, **ranges: tuple[float | None, float | None]) -> dict[str, str]:
+    """Field -> what is wrong, for the fields outside their range (least, most), NaN included."""
+    wrong = {}
+    for name, (least, most) in ranges.items():
+        value = getattr(config, name)
+        if not ((least is None or value >= least) and (most is None or value <= most)):
+            wanted = f"at least {least:g}" if most is None else f"from {least:g} to {most:g}"
+            wrong[name] = f"{value}: must be {wanted}"
+    return wrong
+
+
+class WrongSettings(ValueError):
+    """Some settings are out of range or do not go together; `fields` says for each what is wrong with it."""
+
+    def __init__(self, section: str, fields: dict[str, str]):
+        super().__init__("; ".join(f"{section}.{name} is {text}" for name, text in fields.items()))
+        self.fields = fields
+
+
+def _refuse(section: str, wrong: dict[str, str]) -> None:
+    if wrong:
+        raise WrongSettings(section, wrong)

@@ -4,14 +4,14 @@ import dataclasses
 import json
 import os
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from uniface.config import ModelConfig
+from uniface.config import TASKS, ModelConfig, Task
 from uniface.embedders import AttributeEmbedder, IdentityEmbedder
 from uniface.generator import Generator
 from uniface.transfer import AttributeTransfer, IdentityTransfer
@@ -45,39 +45,36 @@ class UniFace(nn.Module):
         self.identity_transfer = IdentityTransfer(config) if config.use_idt else None
         self.generator = Generator(config)
 
-    def reenact(self, source: Tensor, target: Tensor, driver: Tensor | None = None) -> Tensor:
-        """The source's face with the target's pose and expression, (B, 3, H, W).
+    def forward(self, source: Tensor, target: Tensor, driver: Tensor | None = None, *, task: Task) -> Tensor:
+        """The image that a task makes, (B, 3, H, W).
 
-        `driver`, if given, replaces the target at the attribute embedder: the augmented target in training.
-        Raises ValueError for images of another size, range, dtype, channel count or batch size.
+        `reenactment`: the source's face with the target's pose and expression. `swapping`: the target's picture with
+        the source's identity. `driver`, if given, replaces the target at the attribute embedder: the augmented target
+        in training. Raises ValueError for an unknown task, and images of another size, range, dtype, channel count or
+        batch size.
         """
         self._check(source=source, target=target, driver=driver)
-        return self._reenact(source, target if driver is None else driver).image
-
-    def swap(self, source: Tensor, target: Tensor, driver: Tensor | None = None) -> Tensor:
-        """The target's picture with the source's identity, (B, 3, H, W). `driver` and errors as in `reenact`."""
-        self._check(source=source, target=target, driver=driver)
-        return self._swap(source, target, target if driver is None else driver).image
-
-    def forward(self, source: Tensor, target: Tensor, driver: Tensor | None = None, task: str = "reenact") -> Tensor:
-        """`reenact` or `swap` by name, for wrappers such as DistributedDataParallel that only call the module."""
-        return {"reenact": self.reenact, "swap": self.swap}[task](source, target, driver)
+        return self._parts(task, source, target, target if driver is None else driver).image
 
     @torch.no_grad()
-    def explain(self, task: Literal["reenact", "swap"], source: Tensor, target: Tensor) -> Parts:
+    def explain(self, source: Tensor, target: Tensor, *, task: Task) -> Parts:
         """The image with its FDF, features and attention, for pictures such as the paper's Fig. 8 and 9."""
         self._check(source=source, target=target)
-        f, _ = self.identity_embedder(torch.cat([source, target]))
-        f_s, f_t = f.chunk(2)
-        if task == "reenact":
-            parts = self._reenact(source, target)
-            f_i, f_r = f_s, parts.f_bar_s
-        else:
-            parts = self._swap(source, target, target)
-            f_i, f_r = parts.f_bar_s, f_t
+        parts = self._parts(task, source, target, target)
         if self.identity_transfer is None:
             return parts
+        f, _ = self.identity_embedder(torch.cat([source, target]))
+        f_s, f_t = f.chunk(2)
+        f_i, f_r = (f_s, parts.f_bar_s) if task == "reenactment" else (parts.f_bar_s, f_t)
         return parts._replace(attention=self.identity_transfer.attention(f_i, f_r))
+
+    def _parts(self, task: Task, source: Tensor, target: Tensor, driver: Tensor) -> Parts:
+        """What a task computes, its arguments unchecked."""
+        if task == "reenactment":
+            return self._reenact(source, driver)
+        if task == "swapping":
+            return self._swap(source, target, driver)
+        raise ValueError(f"task {task!r} is none of {', '.join(TASKS)}")
 
     def _reenact(self, source: Tensor, driver: Tensor) -> Parts:
         f_s, f_s_i = self.identity_embedder(source)  # Eq. 1
@@ -125,12 +122,6 @@ class UniFace(nn.Module):
     @skip_enabled.setter
     def skip_enabled(self, enabled: bool) -> None:
         self.generator.resizer.skip_enabled = enabled
-
-    def summary(self) -> str:
-        """Parameters and GFLOPs per part, as a Markdown table."""
-        from uniface.summary import table  # which builds a UniFace
-
-        return table(self.config)
 
     def set_checkpointing(self, enabled: bool) -> "UniFace":
         """Recompute block activations in the backward pass: less memory, about a third more time, equal gradients."""

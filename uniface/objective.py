@@ -13,21 +13,20 @@ Values = dict[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
-class Frozen:
+class LossNets:
     """The nets that losses look through (uniface/backbones.py); None where no loss with a weight needs one."""
 
     recogniser: nn.Module | None = None  # L_id: images -> (B, D)
     perceptual: nn.Module | None = None  # L_p: images -> feature maps
     channels: list[torch.Tensor] | None = None  # LPIPS's learnt weights of those maps
     contextual: nn.Module | None = None  # L_ctx: images -> feature maps; without it, the perceptual net's
-    regressor: nn.Module | None = None  # the extra `attribute`: images -> (B, K)
 
     def require(self, config: TrainConfig) -> None:
         """ValueError if a loss has a weight but not its net."""
         weights = config.weights
         maps = weights.perceptual or (self.contextual is None and weights.contextual)
         needs = {"recogniser": weights.identity, "perceptual": maps}
-        for name, weight in (needs | {"regressor": weights.attribute}).items():
+        for name, weight in needs.items():
             if weight and getattr(self, name) is None:
                 raise ValueError(f"a loss with weight {weight} needs the frozen {name}: run the stage `weights` first")
 
@@ -38,15 +37,15 @@ class Objective:
     Raises ValueError if a loss has a weight but not its frozen net.
     """
 
-    def __init__(self, frozen: Frozen, config: TrainConfig, device: str | torch.device = "cpu"):
-        frozen.require(config)
+    def __init__(self, nets: LossNets, config: TrainConfig, device: str | torch.device = "cpu"):
+        nets.require(config)
         self.weights, self.contextual_maps = config.weights, config.contextual_maps
         self.perceptual_same = config.perceptual_same
-        nets = (frozen.recogniser, frozen.perceptual, frozen.contextual or frozen.perceptual, frozen.regressor)
-        self.recogniser, self.perceptual, self.contextual, self.regressor = (
-            net and net.to(device, memory_format=torch.channels_last) for net in nets
+        placed = (nets.recogniser, nets.perceptual, nets.contextual or nets.perceptual)
+        self.recogniser, self.perceptual, self.contextual = (
+            net and net.to(device, memory_format=torch.channels_last) for net in placed
         )
-        self.channels = frozen.channels and [weight.to(device) for weight in frozen.channels]
+        self.channels = nets.channels and [weight.to(device) for weight in nets.channels]
 
     def __call__(self, batch: Batch, fake: torch.Tensor) -> Values:
         """Each loss with a weight, itself unweighted, by its name in `LossWeights`; the adversarial one left out."""
@@ -66,9 +65,6 @@ class Objective:
         if weights.identity:
             found, wanted = _through(self.recogniser, fake, batch["source"])
             values["identity"] = losses.identity(wanted, found)
-        if weights.attribute:
-            found, wanted = _through(self.regressor, fake, target)
-            values["attribute"] = (found - wanted).square().mean()
         if weights.absolute:
             values["absolute"] = losses.absolute(fake, target, same)
         if weights.edges:

@@ -6,7 +6,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from uniface.config import ModelConfig
+from uniface.config import TASKS, ModelConfig
 from uniface.discriminator import Discriminator
 from uniface.model import UniFace
 
@@ -16,8 +16,8 @@ class Cost:
     """Parameters, and floating point operations (2 x multiply-add) for one pair, of a part; None where unused."""
 
     parameters: int
-    reenact: int | None
-    swap: int | None
+    reenactment: int | None
+    swapping: int | None
 
 
 def costs(config: ModelConfig) -> dict[str, Cost]:
@@ -29,7 +29,7 @@ def costs(config: ModelConfig) -> dict[str, Cost]:
         discriminator.requires_grad_(False)
         image = torch.zeros(1, 3, config.image_size, config.image_size)
         counted = {}
-        for task in ("reenact", "swap"):
+        for task in TASKS:
             with FlopCounterMode(display=False) as counter:
                 model(image, image, task=task)
             counted[task] = counter.get_flop_counts()
@@ -37,9 +37,9 @@ def costs(config: ModelConfig) -> dict[str, Cost]:
             discriminator(image)
     found = {}
     for name, part in model.named_children():
-        flops = [sum(counted[task].get(f"UniFace.{name}", {}).values()) or None for task in ("reenact", "swap")]
+        flops = [sum(counted[task].get(f"UniFace.{name}", {}).values()) or None for task in TASKS]
         found[name] = Cost(_size(part), *flops)
-    found["UniFace"] = Cost(_size(model), *(sum(counted[task]["Global"].values()) for task in ("reenact", "swap")))
+    found["UniFace"] = Cost(_size(model), *(sum(counted[task]["Global"].values()) for task in TASKS))
     found["discriminator"] = Cost(_size(discriminator), *([counter.get_total_flops()] * 2))
     return found
 
@@ -51,8 +51,10 @@ def _size(module: torch.nn.Module) -> int:
 def table(config: ModelConfig) -> str:
     """`costs` as a Markdown table."""
     size = config.image_size
-    rows = ["| part | parameters | GFLOP reenact | GFLOP swap |", "|---|---:|---:|---:|"]
+    rows = ["| part | parameters | GFLOP reenactment | GFLOP swapping |", "|---|---:|---:|---:|"]
     for name, cost in costs(config).items():
-        flops = ["-" if n is None else f"{n / 1e9:.{1 if n >= 1e10 else 3}f}" for n in (cost.reenact, cost.swap)]
+        flops = [
+            "-" if n is None else f"{n / 1e9:.{1 if n >= 1e10 else 3}f}" for n in (cost.reenactment, cost.swapping)
+        ]
         rows.append(f"| {name} | {cost.parameters / 1e6:.2f} M | {flops[0]} | {flops[1]} |")
     return f"{size} x {size}, one pair, 2 x multiply-add\n\n" + "\n".join(rows)

@@ -1,6 +1,6 @@
 """The training loop of both stages (Sec. 3.3, 4.1). No framework: the outside enters as callables and an iterator.
 
-    trainer = Trainer("reenactment", UniFace(config), Discriminator(config), Frozen(perceptual=net), train_config)
+    trainer = Trainer("reenactment", UniFace(config), Discriminator(config), LossNets(perceptual=net), train_config)
     train(trainer, batches, on_log=print)
 
 A batch is a dict of images `(B, 3, H, W)` in [-1, 1]: `source`, `target` and, where the loader augments it, `driver`
@@ -23,10 +23,9 @@ from safetensors.torch import load_file
 from torch import nn
 
 from uniface import losses
-from uniface.config import TrainConfig
-from uniface.objective import Batch, Frozen, Objective, Values
+from uniface.config import TASKS, Task, TrainConfig
+from uniface.objective import Batch, LossNets, Objective, Values
 
-TASKS = ("reenactment", "swapping")
 FORMAT = "uniface-training-1"
 
 
@@ -39,16 +38,16 @@ class Trainer:
 
     def __init__(
         self,
-        task: str,
+        task: Task,
         model: nn.Module,
         discriminator: nn.Module,
-        frozen: Frozen,
+        nets: LossNets,
         config: TrainConfig,
         device: str | torch.device = "cpu",
     ):
         if task not in TASKS:
             raise ValueError(f"task {task!r} is neither of {TASKS}")
-        self.objective = Objective(frozen, config, device)
+        self.objective = Objective(nets, config, device)
         self.task, self.config, self.device = task, config, torch.device(device)
         self.model, self.discriminator = (self._place(net).train() for net in (model, discriminator))
         self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
@@ -59,20 +58,19 @@ class Trainer:
         self.curve: list[dict[str, float]] = []  # one row per log, kept in the checkpoint
         named = list(self.model.named_parameters())
         slow = [p for name, p in named if name.startswith("attribute_embedder.")]
-        gates = [p for name, p in named if name.startswith("identity_transfer.") and p.numel() == 1]
-        known = {id(p) for p in (*slow, *gates)}
+        scalars = [p for name, p in named if name.startswith("identity_transfer.") and p.numel() == 1]
+        known = {id(p) for p in (*slow, *scalars)}
         groups = [
             {"params": [p for _, p in named if id(p) not in known], "scale": 1.0},
             {"params": slow, "scale": config.attribute_lr},
-            {"params": gates, "scale": config.gate_lr},
+            {"params": scalars, "scale": config.scalar_lr},
         ]
         lazy = config.r1_every / (config.r1_every + 1)  # StyleGAN2, Appendix B
         adversary = [{"params": list(self.discriminator.parameters()), "scale": lazy}]
         self.optimiser = torch.optim.Adam(groups, config.lr, config.betas, fused=True)
         self.adversary = torch.optim.Adam(adversary, config.lr, tuple(b**lazy for b in config.betas), fused=True)
-        call = self.model.reenact if task == "reenactment" else self.model.swap
-        self._call = torch.compile(call) if config.compile else call
-        self._judge = torch.compile(self.discriminator) if config.compile else self.discriminator
+        self._generate = torch.compile(self.model) if config.compile else self.model
+        self._discriminate = torch.compile(self.discriminator) if config.compile else self.discriminator
 
     def _place(self, net: nn.Module) -> nn.Module:
         return net.to(self.device, memory_format=torch.channels_last)
@@ -84,7 +82,7 @@ class Trainer:
     def generate(self, batch: Batch) -> torch.Tensor:
         """The generated images of a batch, float32 `(B, 3, H, W)`."""
         with self._autocast():
-            return self._call(batch["source"], batch["target"], batch.get("driver")).float()
+            return self._generate(batch["source"], batch["target"], batch.get("driver"), task=self.task).float()
 
     def train_step(self, batch: Batch) -> Values:
         """One iteration over this process's share of the batch; the losses as detached scalars.
@@ -120,7 +118,7 @@ class Trainer:
             with torch.no_grad():
                 fake = fakes[i].detach() if fakes else self.generate(part)
             with self._autocast():
-                loss = losses.discriminator(self._judge(part[real_name]), self._judge(fake)) / len(parts)
+                loss = losses.discriminator(self._discriminate(part[real_name]), self._discriminate(fake)) / len(parts)
             loss.backward()
             values["discriminator"] += loss.detach()
         self._update(self.adversary, values)
@@ -144,7 +142,7 @@ class Trainer:
             with self._autocast():
                 values = self.objective(part, fake)
                 if self.adversarial:
-                    values["adversarial"] = losses.adversarial(self._judge(fake))
+                    values["adversarial"] = losses.adversarial(self._discriminate(fake))
             loss = sum(getattr(weights, name) * value for name, value in values.items()) / len(parts)
             loss.backward()
             for name, value in values.items():
@@ -205,8 +203,7 @@ class Trainer:
     @torch.no_grad()
     def preview(self, batch: Batch) -> torch.Tensor:
         """What the averaged weights make of a batch's source and target, `(B, 3, H, W)`."""
-        call = self.average.reenact if self.task == "reenactment" else self.average.swap
-        return call(batch["source"], batch["target"]).float()
+        return self.average(batch["source"], batch["target"], task=self.task).float()
 
     def state_dict(self) -> dict:
         """All that a resumed run needs: tensors, numbers and strings only."""

@@ -49,7 +49,6 @@ class IdentityTransfer(nn.Module):
 
     `attention_logits` chooses what the softmax sees:
     dot       Q K^T, Eq. 4 as printed
-    scaled    Q K^T / sqrt(C / 4)
     released  Q K^T / sqrt(C): the released code divides by the square root of the full width
     cosine    Q and K of unit length, times a learnable temperature; K starts as Q, so like attends to like
     `attention_locality` adds -|i - j|^2 / (2 sigma^2) for tokens i and j, sigma learnable.
@@ -67,7 +66,7 @@ class IdentityTransfer(nn.Module):
         self.project = None if full else EqualizedConv(reduced, channels, kernel=1, bias=False)
         self.alpha = nn.Parameter(torch.full((1,), config.alpha_init))
         self.cosine = config.attention_logits == "cosine"
-        self.scale = {"scaled": reduced**-0.5, "released": channels**-0.5}.get(config.attention_logits, 1.0)
+        self.scale = channels**-0.5 if config.attention_logits == "released" else 1.0
         if self.cosine:
             self.key.load_state_dict(self.query.state_dict())
             self.log_temperature = nn.Parameter(torch.tensor(math.log(10.0)))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pipeline.params import load_or_exit
 from pipeline.sample.gallery import draw_gallery
+from pipeline.sample.raw import write_celebahq, write_voxceleb2
 from pipeline.sample.world import World
 
 
@@ -29,8 +30,8 @@ def main() -> None:
         print(f"wrote {args.out}")
     else:
         world = World(params.sample, params.seed)
-        world.write_voxceleb2(args.raw / "voxceleb2", args.workers)
-        world.write_celebahq(args.raw / "celebahq", args.workers)
+        write_voxceleb2(world, args.raw / "voxceleb2", args.workers)
+        write_celebahq(world, args.raw / "celebahq", args.workers)
         print(f"wrote {args.raw}/voxceleb2 and {args.raw}/celebahq")
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from pipeline.sample.identity import Attributes, Face, Look, Scene
-from pipeline.sample.render import Renderer
+from pipeline.sample.drawing.identity import Attributes, Face, Look, Scene
+from pipeline.sample.drawing.render import Renderer
 from uniface.images import write_image
 
 POSES = (

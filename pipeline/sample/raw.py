@@ -11,13 +11,13 @@ import av
 import cv2
 import numpy as np
 
-from pipeline.annotations import META_FILE, format_utterance
-from pipeline.files import atomic_write, digest
-from pipeline.progress import progress
+from pipeline.common.code import code
+from pipeline.common.files import atomic_write
+from pipeline.common.progress import progress
 from pipeline.sample.world import FPS, Portrait, Utterance, Video, World
-from pipeline.video import REPEATABLE
+from pipeline.videos.annotations import META_FILE, format_utterance
+from pipeline.videos.codec import REPEATABLE
 
-RENDERER = ("body", "features", "head", "identity", "light", "maps", "motion", "raw", "render", "world")
 RECORD = "sample-world.json"  # marks a folder as ours, and says of which world
 NOISE = 1.5  # standard deviation of the camera's noise, grey levels
 CRF = 23
@@ -125,8 +125,7 @@ def _write_lines(path: Path, lines: list[str]) -> None:
 
 def _claim(folder: Path, world: World) -> None:
     """Makes the folder this world's: new, or already so, or emptied of another sample world, or an older renderer's."""
-    code = [Path(__file__).with_name(f"{name}.py") for name in RENDERER]
-    wanted = json.dumps({"seed": world.seed, "sample": asdict(world.params), "renderer": digest(*code)}, indent=1)
+    wanted = json.dumps({"seed": world.seed, "sample": asdict(world.params), "renderer": code(__name__)}, indent=1)
     record = folder / RECORD
     if record.is_file() and record.read_text() == wanted:
         return

@@ -15,7 +15,7 @@ The answers carry no camera noise and no compression, so even a perfect model di
 import cv2
 import numpy as np
 
-from pipeline.sample.render import Renderer
+from pipeline.sample.drawing.render import Renderer
 from pipeline.sample.world import World
 from uniface.images import resize
 

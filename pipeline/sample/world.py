@@ -6,15 +6,14 @@ process. Videos and portraits are of different persons; both are split into trai
 
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from pipeline.sample.identity import Attributes, Face, Look, Scene
-from pipeline.sample.light import draw_background
-from pipeline.sample.motion import trajectory
-from pipeline.sample.render import Renderer
+from pipeline.sample.drawing.identity import Attributes, Face, Look, Scene
+from pipeline.sample.drawing.light import draw_background
+from pipeline.sample.drawing.motion import trajectory
+from pipeline.sample.drawing.render import Renderer
 
 if TYPE_CHECKING:
     from pipeline.params import SampleParams
@@ -199,18 +198,6 @@ class World:
     def portrait(self, image_id: str) -> Portrait:
         """The portrait of that id; KeyError if there is none."""
         return self._portraits_by_id[image_id]
-
-    def write_voxceleb2(self, folder: str | Path, workers: int = 1) -> None:
-        """Renders the videos and writes VoxCeleb2's annotations; skips what exists. See `raw.write_voxceleb2`."""
-        from pipeline.sample.raw import write_voxceleb2
-
-        write_voxceleb2(self, Path(folder), workers)
-
-    def write_celebahq(self, folder: str | Path, workers: int = 1) -> None:
-        """Renders the portraits in CelebA-HQ's layout; skips what exists. See `raw.write_celebahq`."""
-        from pipeline.sample.raw import write_celebahq
-
-        write_celebahq(self, Path(folder), workers)
 
     @cached_property
     def _videos_by_id(self) -> dict[str, Video]:

@@ -32,7 +32,7 @@ stages:
 ROAD = """
 import sys
 from pathlib import Path
-from pipeline import tracking
+from pipeline.tracking import runs, versions
 
 stage = sys.argv[1]
 raw = Path("raw/quality.txt").read_text()
@@ -45,8 +45,8 @@ elif stage == "train":
     Path("models/model.txt").write_text(str(quality))
 else:
     quality = float(Path("models/model.txt").read_text())
-    registry = tracking.Registry("uniface")
-    with tracking.start_run("register") as run:
+    registry = versions.Registry("uniface")
+    with runs.start_run("register") as run:
         run.log_metrics({name: quality for name in ("reenactment.psnr", "swapping.psnr")}, step=0)
         run.log_metrics({"pairs.reenactment": 500, "pairs.swapping": 500}, step=0)
         run.log_artifact("models", "model")

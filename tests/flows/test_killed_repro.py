@@ -14,6 +14,7 @@ from tiny_project import command, make_tiny, ran, start, until
 from tiny_training import make_trainable
 
 from pipeline import params, train
+from pipeline.common.places import Places
 from uniface.data import sample_stream
 from uniface.model import UniFace
 from uniface.train import train as train_loop
@@ -114,7 +115,7 @@ def test_kill_9_in_mid_training_costs_nothing(project, repro):
     again = command(project, *REPRO)
     assert again.returncode == 0 and ran(again.stdout) == [], again.stdout[-3000:]
     disturbed = UniFace.load(project / "models/reenactment.safetensors").state_dict()
-    job = train.make_job("reenactment", params.load(project / "params.yaml"), project)
+    job = train.make_job("reenactment", params.load(project / "params.yaml"), Places(project))
     torch.set_num_threads(1)
     trainer = train.make_trainer(job)
     augment = job.config.augmentation

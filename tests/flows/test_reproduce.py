@@ -4,7 +4,7 @@ import pytest
 from small_project import make_project, run
 
 from flows.reproduce import only_if_busy
-from pipeline.stages import Busy, StageFailed
+from pipeline.common.repro import Busy, StageFailed
 
 
 class State:

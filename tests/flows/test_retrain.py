@@ -7,8 +7,8 @@ import pytest
 import yaml
 from small_project import ROOT, environment, make_project, run
 
-from pipeline import tracking
-from pipeline.report import notify, retraining
+from pipeline.common.notify import notify, retraining
+from pipeline.tracking import versions
 
 
 def test_report_says_what_ran_what_was_decided_and_what_failed():
@@ -37,7 +37,7 @@ def test_the_deployment_has_a_schedule_a_process_pool_and_one_run_at_a_time():
 
 
 def serving(folder):
-    aliases = tracking.Registry("uniface", folder).aliases()
+    aliases = versions.Registry("uniface", folder).aliases()
     return aliases.get("champion"), aliases.get("previous")
 
 

@@ -15,8 +15,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from tiny_project import STAGES, change_params, command, commit, git, make_tiny, ran, start, until
 
-from pipeline import tracking
 from pipeline.register import weights_digest
+from pipeline.tracking import versions
 
 pytestmark = pytest.mark.slow
 
@@ -36,7 +36,7 @@ def call(api, path, body=None):
 
 
 def aliases(project):
-    return tracking.Registry("uniface", project).aliases()
+    return versions.Registry("uniface", project).aliases()
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +151,7 @@ def test_two_at_once_and_kill_9_in_the_middle(project, scheduled, prefect_server
     assert third.returncode == 0, third.stdout[-3000:]
     assert ran(third.stdout)[-3:] == ["train_swapping", "evaluate", "register"]
     assert aliases(project) == {"candidate": "2", "champion": "2", "previous": "1"}
-    registry = tracking.Registry("uniface", project)
+    registry = versions.Registry("uniface", project)
     for task in ("reenactment", "swapping"):
         stored = registry.download("2", f"artifacts/{task}.safetensors", tmp_path / task)
         assert weights_digest(stored) == weights_digest(project / f"models/{task}.safetensors")

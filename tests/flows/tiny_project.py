@@ -23,7 +23,7 @@ TINY = {
         "test_identities": 4,
         "portrait_size": 64,
     },
-    "model": {"image_size": 32, "max_channels": 16, "channel_base": 256},
+    "model": {"max_channels": 16, "channel_base": 256},
     "train_reenactment": {"iterations": 4, "batch_size": 2, "adversarial_from": 2},
     "train_swapping": {"iterations": 4, "batch_size": 2, "skip_from": 2, "adversarial_from": 2},
     "evaluate": {"pairs": 4, "batch_size": 4, "grid_rows": 2},

@@ -7,7 +7,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from pipeline.annotations import format_utterance
+from pipeline.videos.annotations import format_utterance
 
 GREEN = np.array([20, 220, 40])
 

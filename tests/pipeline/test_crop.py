@@ -14,12 +14,14 @@ import numpy as np
 import pytest
 from drawn_videos import GREEN, GreenDetector, annotation, face_video, picture, write_video
 
-from pipeline import clips, fomm, params, schemas
-from pipeline.annotations import Annotations, Crop, read_metadata
-from pipeline.clips import Job, crop_video
+from pipeline import params, schemas
+from pipeline.common.places import Places
 from pipeline.crop import crop
 from pipeline.params import CropParams
-from pipeline.video import Encoder
+from pipeline.videos import clips, fomm
+from pipeline.videos.annotations import Annotations, Crop, read_metadata
+from pipeline.videos.clips import VideoJob, crop_video
+from pipeline.videos.codec import Encoder
 from uniface.data import read_frames
 from uniface.tables import read_table
 
@@ -36,12 +38,13 @@ PARAMS = CropParams(
     clips_per_shard=3,
 )
 ROOT = Path(__file__).resolve().parents[2]
-ONE = dataclasses.replace(params.load(ROOT / "params.yaml").compute, crop_workers=1)
+WHOLE = params.load(ROOT / "params.yaml")
+ONE = dataclasses.replace(WHOLE.compute, crop_workers=1)
 SIZE = 32
 
 
 def job(path, texts=None, crops=()):
-    return Job("id00012", "vid", "train", str(path), texts or {}, tuple(crops))
+    return VideoJob("id00012", "vid", "train", str(path), texts or {}, tuple(crops))
 
 
 def run(path, texts=None, crops=(), **changes):
@@ -299,7 +302,8 @@ VIDEOS = {"-first": "train", "b": "train", "c": "test", "d": "train", "e.f": "tr
 
 def run_stage(data, root, **changes):
     settings = dataclasses.replace(PARAMS, **changes)
-    return crop(data, root / "reports", SIZE, settings, ONE, root / "work", GreenDetector)
+    assert data == root / "data"
+    return crop(dataclasses.replace(WHOLE, image_size=SIZE, crop=settings, compute=ONE), Places(root), GreenDetector)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -350,7 +354,7 @@ def test_a_second_run_makes_nothing_again_and_a_new_video_costs_only_itself(tmp_
     before = contents(data / "clips")
     made = []
     monkeypatch.setattr(
-        "pipeline.crop.crop_video", lambda job, *rest: made.append(job.video_id) or crop_video(job, *rest)
+        "pipeline.videos.clips.crop_video", lambda job, *rest: made.append(job.video_id) or crop_video(job, *rest)
     )
     run_stage(data, tmp_path)
     assert made == [] and contents(data / "clips") == before
@@ -378,7 +382,7 @@ def crop_slowly(*args):
 
 def test_killed_in_the_middle_goes_on_to_the_same_end(tmp_path, monkeypatch):
     data = lay_out(tmp_path, VIDEOS)
-    monkeypatch.setattr("pipeline.crop.crop_video", crop_slowly)
+    monkeypatch.setattr("pipeline.videos.clips.crop_video", crop_slowly)
     process = multiprocessing.get_context("fork").Process(target=run_stage, args=(data, tmp_path))
     process.start()
     results = tmp_path / "work"

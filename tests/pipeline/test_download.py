@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 from drawn_videos import annotation, face_video, picture
 
-from pipeline import params, sources
+from pipeline import params
+from pipeline.common.places import Places
 from pipeline.download import download
+from pipeline.videos import folders
 from uniface.images import write_image
 from uniface.tables import read_table
 
@@ -27,7 +29,7 @@ def settings(tmp_path, **changes):
 
 
 def run(tmp_path, **changes):
-    counts = download(settings(tmp_path, **changes), tmp_path / "data", tmp_path / "work")
+    counts = download(settings(tmp_path, **changes), Places(tmp_path))
     rows = read_table(tmp_path / "data" / "videos.parquet", "videos").to_pylist()
     return counts, {row["video_id"]: row for row in rows}
 
@@ -75,8 +77,8 @@ def test_a_rerun_looks_only_at_what_changed(tmp_path, monkeypatch):
     looked = []
     import pipeline.download as module
 
-    probe = module.video.probe
-    monkeypatch.setattr(module.video, "probe", lambda path: looked.append(Path(path).name) or probe(path))
+    probe = module.codec.probe
+    monkeypatch.setattr(module.codec, "probe", lambda path: looked.append(Path(path).name) or probe(path))
     assert run(tmp_path, source="folder")[0] == {"ok": 2, "unavailable": 1, "failed": 0}
     assert looked == ["b.mp4"]
     face_video(tmp_path / "raw" / "gone.mp4", 30)
@@ -124,11 +126,11 @@ def test_a_split_by_names_is_stable_and_never_without_test_persons(tmp_path):
     for k in range(12):
         (tmp_path / "a" / f"p{k}").mkdir(parents=True)
         (tmp_path / "a" / f"p{k}" / "v.mp4").touch()
-    before = {one.person_id: one.split for one in sources.plain(tmp_path / "a")[0]}
+    before = {one.person_id: one.split for one in folders.plain(tmp_path / "a")[0]}
     assert set(before.values()) == {"train", "test"}
     (tmp_path / "one" / "p").mkdir(parents=True)
     (tmp_path / "one" / "p" / "v.mp4").touch()
-    assert [one.split for one in sources.plain(tmp_path / "one")[0]] == ["test"]
+    assert [one.split for one in folders.plain(tmp_path / "one")[0]] == ["test"]
 
 
 def test_an_empty_folder_says_what_to_do(tmp_path):
@@ -200,7 +202,7 @@ class Server(http.server.BaseHTTPRequestHandler):
 def server(monkeypatch):
     for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr("pipeline.youtube._pause", lambda n: 0.01)
+    monkeypatch.setattr("pipeline.videos.youtube._pause", lambda n: 0.01)
     Server.files, Server.log, Server.failures = {}, [], {}
     listening = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server)
     threading.Thread(target=listening.serve_forever, daemon=True).start()
@@ -244,7 +246,7 @@ def test_a_list_with_holes_is_fetched_from_a_server(tmp_path, server):
 
 
 def test_a_partial_file_is_continued(tmp_path, server):
-    from pipeline.youtube import fetch
+    from pipeline.videos.youtube import fetch
 
     handler, url = server
     body = face_video(tmp_path / "v.mp4", 50).read_bytes()
@@ -258,7 +260,7 @@ def test_a_partial_file_is_continued(tmp_path, server):
 
 
 def test_the_address_is_not_given_a_chance_to_inject(tmp_path, server):
-    from pipeline.youtube import fetch
+    from pipeline.videos.youtube import fetch
 
     handler, url = server
     outcome = fetch("../../x?y", tmp_path / "store", settings(tmp_path, url=url).download)
@@ -272,7 +274,7 @@ def test_the_address_is_not_given_a_chance_to_inject(tmp_path, server):
 def test_the_sample_is_rendered_and_goes_the_same_way(tmp_path):
     tiny = dataclasses.replace(PARAMS.sample, persons=3, test_persons=1, seconds=0.4, video_height=64)
     world = dataclasses.replace(PARAMS, sample=tiny)
-    counts = download(world, tmp_path / "data", tmp_path / "work")
+    counts = download(world, Places(tmp_path))
     assert counts == {"ok": 3, "unavailable": 0, "failed": 0}
     rows = read_table(tmp_path / "data" / "videos.parquet", "videos").to_pylist()
     assert sorted(row["split"] for row in rows) == ["test", "train", "train"]

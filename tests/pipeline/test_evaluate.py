@@ -15,11 +15,14 @@ import torch
 import torchvision
 from tiny_nets import write_nets
 
-from pipeline import evaluate, held_out, schemas, sheets
-from pipeline.held_out import Pairs, clip_pairs, exact, others, portrait_pairs
+from pipeline import evaluate, schemas
+from pipeline.common.places import Places
+from pipeline.common.sheets import LABEL, sheet
 from pipeline.params import load
-from pipeline.scorer import Scorer
-from uniface.config import ModelConfig
+from pipeline.scoring import held_out, sheets
+from pipeline.scoring.held_out import Pairs, clip_pairs, exact, others, portrait_pairs
+from pipeline.scoring.scorer import Scorer
+from uniface.config import TASKS, ModelConfig
 from uniface.data import CorruptMedia
 from uniface.images import read_image
 from uniface.model import UniFace
@@ -220,16 +223,16 @@ def test_a_model_that_paints_the_drivers_look_is_caught(scorer):
 def test_without_truth_there_are_no_numbers_that_need_it(scorer):
     numbers, baselines, controls, _ = evaluate.measure("swapping", _paste, _pairs(truth=False), scorer)
     assert not {"psnr", "ssim", "psnr_face", "perceptual_stand_in"} & set(numbers)
-    assert "exact_truth" not in baselines and "judge_gate" not in controls
+    assert "exact_truth" not in baselines and "judge_check" not in controls
     assert list(controls["wrong_source"]) == ["right_beats_wrong_by_judge"]
     assert "psnr_drop" not in controls["shuffled_source"] and controls["self"]["psnr"] > 79
 
 
 def test_the_judge_is_believed_only_if_it_sees_the_source_in_exact_swaps():
     row = {"csim": torch.tensor([0.9, 0.8, 0.9]), "csim_target": torch.tensor([0.1, 0.2, 0.3])}
-    assert evaluate._gate(row) == {"margin": pytest.approx(0.66667), "right_share": 1, "passed": True}
+    assert evaluate._judge_check(row) == {"margin": pytest.approx(0.66667), "right_share": 1, "passed": True}
     row["csim"][0] = 0.0
-    assert not evaluate._gate(row)["passed"]
+    assert not evaluate._judge_check(row)["passed"]
 
 
 def test_stand_ins_never_give_a_number_the_papers_name(scorer):
@@ -306,37 +309,40 @@ def project(tmp_path_factory, nets):
         rows.append(row | {"video": path.read_bytes()})
         kept = {"split": "test", "status": "kept", "reason": None, "shard": "test-00000.parquet", "row": n}
         index.append(row | kept)
-    schemas.write(folder / "clips/test-00000.parquet", rows, schemas.CLIPS)
-    schemas.write(folder / "clips/index.parquet", index, schemas.CLIP_INDEX)
+    schemas.write(folder / "data/clips/test-00000.parquet", rows, schemas.CLIPS)
+    schemas.write(folder / "data/clips/index.parquet", index, schemas.CLIP_INDEX)
     images = []
     for i in range(6):
         png = cv2.imencode(".png", _picture(i))[1].tobytes()
         images.append({"image_id": str(i), "identity": str(i // 2), "split": "test", "image": png})
-    schemas.write(folder / "pairs/images-00000.parquet", images, schemas.IMAGES)
+    schemas.write(folder / "data/pairs/images-00000.parquet", images, schemas.IMAGES)
     table = [
         {"source_id": str(i), "target_id": str((i + step) % 6), "same": step == 0}
         for i in range(6)
         for step in (0, 2, 3, 4, 2)
     ]
-    schemas.write(folder / "pairs/test.parquet", table, schemas.PAIRS)
+    schemas.write(folder / "data/pairs/test.parquet", table, schemas.PAIRS)
     for name, seed in (("reenactment", 0), ("swapping", 1)):
         torch.manual_seed(seed)
         config = ModelConfig(image_size=SIZE, feature_stride=4, max_channels=16, channel_base=256, skip_strides=(4,))
-        UniFace(config).save(folder / f"{name}.safetensors")
+        UniFace(config).save(folder / f"models/{name}.safetensors")
     return folder
 
 
 def test_the_whole_stage_writes_the_same_reports_again(project, nets, params, tmp_path):
-    inputs = [project / name for name in ("reenactment.safetensors", "swapping.safetensors", "clips", "pairs")]
-    report = evaluate.evaluate(*inputs, nets, tmp_path / "a", params, root=tmp_path / "work")
-    evaluate.evaluate(*inputs, nets, tmp_path / "b", params, root=tmp_path / "work")
+    places = Places(project)
+    shutil.copytree(nets, places.nets)
+    models = {task: places.model(task) for task in TASKS}
+    report = evaluate.examine(models, tmp_path / "a", params, places)
+    assert evaluate.evaluate(params, places) == report
+    shutil.copytree(places.reports, tmp_path / "b")
     files = sorted(path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*.*"))
     names = ["attention", "fdf", "reconstruction", "reenactment", "swapping"]
     assert [str(path) for path in files] == ["metrics.json", *(f"samples/{n}.png" for n in names), "vs_paper.csv"]
     for path in files:
         assert (tmp_path / "a" / path).read_bytes() == (tmp_path / "b" / path).read_bytes(), path
     assert json.loads((tmp_path / "a/metrics.json").read_text()) == report
-    assert report["pairs"] == dict.fromkeys(evaluate.TASKS, 5)
+    assert report["pairs"] == dict.fromkeys(evaluate.EXAMS, 5)
     assert report["models"] == {"reconstruction": "stage 1", "reenactment": "stage 1", "swapping": "stage 2"}
     assert "psnr" in report["reconstruction"] and "psnr" not in report["reenactment"]  # no exact truth for a folder
     assert set(report["baselines"]["reenactment"]) == {
@@ -350,7 +356,7 @@ def test_the_whole_stage_writes_the_same_reports_again(project, nets, params, tm
     assert float(csim["ours"]) == report["reenactment"]["csim"] and csim["comparable"] == "no"
     assert csim["why"] == "stand-in network (tiny judge); 32 px, not 256"
     picture = read_image(tmp_path / "a/samples/swapping.png")
-    assert picture.shape == (2 * 130 - 2 + sheets.LABEL, 5 * 130 - 2, 3)  # source, target, output, two wrong ones
+    assert picture.shape == (2 * 130 - 2 + LABEL, 5 * 130 - 2, 3)  # source, target, output, two wrong ones
 
 
 def test_colour_field_shows_direction_and_length():
@@ -372,7 +378,7 @@ def test_heat_lights_up_where_the_weight_is():
 
 def test_a_sheet_puts_each_column_under_its_label():
     columns = [np.full((2, 16, 16, 3), level, np.uint8) for level in (10, 200)]
-    picture = sheets.sheet(("left", "right"), columns)
-    assert picture.shape == (sheets.LABEL + 2 * 128 + 2, 2 * 128 + 2, 3)
-    assert picture[sheets.LABEL + 5, 5, 0] == 10 and picture[-5, -5, 0] == 200
-    assert (picture[: sheets.LABEL, :60] < 128).any() and (picture[: sheets.LABEL, 130:200] < 128).any()
+    picture = sheet(("left", "right"), columns)
+    assert picture.shape == (LABEL + 2 * 128 + 2, 2 * 128 + 2, 3)
+    assert picture[LABEL + 5, 5, 0] == 10 and picture[-5, -5, 0] == 200
+    assert (picture[:LABEL, :60] < 128).any() and (picture[:LABEL, 130:200] < 128).any()

@@ -1,8 +1,10 @@
 """pipeline/pairs.py: exact ratios, honest splits, resume, and every image accounted for."""
 
 import json
+import shutil
 import zipfile
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import cv2
@@ -15,16 +17,19 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from pipeline import pairs as stage
-from pipeline.celebahq import open_source
-from pipeline.pairs import draw_pairs, main, pairs
-from pipeline.params import PairsParams
-from pipeline.pictures import align
+from pipeline.common.places import Places
+from pipeline.pairs import draw_pairs, pairs
+from pipeline.params import PairsParams, load
+from pipeline.portraits import report as pictures
+from pipeline.portraits.layouts import open_source
+from pipeline.portraits.prepare import align
 from uniface.data import PairDataset, sample_stream
 
 PARAMS = PairsParams(
     source="folder", path="", split="images", test_images=4, pairs_per_image=5, images_per_shard=7, align=False,
     evaluation_pairs="",
 )  # fmt: skip
+WHOLE = load(Path(__file__).resolve().parents[2] / "params.yaml")
 
 
 def picture(n: int, size: int = 48) -> np.ndarray:
@@ -52,10 +57,11 @@ def run(tmp_path):
     """Runs the stage on tmp_path/raw with changed params; returns the report and remembers the out folder."""
 
     def go(source="folder", path=None, seed=0, image_size=32, out="out", **changes) -> dict:
-        params = replace(PARAMS, source=source, path=str(path or tmp_path / "raw"), **changes)
-        return pairs(
-            params, seed, image_size, tmp_path / out, tmp_path / "pairs.json", tmp_path / "faces", tmp_path / "work", 2
-        )
+        settings = replace(PARAMS, source=source, path=str(tmp_path / (path or "raw")), **changes)
+        report = pairs(replace(WHOLE, pairs=settings, seed=seed, image_size=image_size), Places(tmp_path), threads=2)
+        shutil.rmtree(tmp_path / out, ignore_errors=True)
+        shutil.move(tmp_path / "data/pairs", tmp_path / out)
+        return report
 
     return go
 
@@ -111,7 +117,7 @@ def test_two_halves_still_pair_and_one_person_does_not():
 def test_the_tables_are_what_the_images_are(run, tmp_path):
     celeba_hq(tmp_path / "raw")
     report = run()
-    assert report == json.loads((tmp_path / "pairs.json").read_text())
+    assert report == json.loads((tmp_path / "reports/pairs.json").read_text())
     assert report["layout"] == "CelebAMask-HQ" and report["images"] == {"found": 20, "kept": 20, "rejected": 0}
     assert report["split"] == {"rule": "images", "train": 16, "test": 4}
     assert report["identities"] == {"train": 5, "test": 4, "in_both_splits": 4, "images_without": 0}
@@ -258,17 +264,16 @@ def test_shards_open_in_pandas_and_duckdb_with_one_line_each(run, tmp_path):
     assert duckdb.sql(f"select avg(same::int) from '{tmp_path}/out/train.parquet'").fetchall() == [(0.2,)]
 
 
-def test_show_draws_a_sheet(run, tmp_path, capsys):
+def test_a_sheet_of_pairs(run, tmp_path):
     celeba_hq(tmp_path / "raw")
     run()
-    main(["show", str(tmp_path / "out"), "-o", str(tmp_path / "pairs.png"), "--count", "10"])
+    pictures.main([str(tmp_path / "out"), "-o", str(tmp_path / "pairs.png"), "--count", "10"])
     drawn = cv2.imread(str(tmp_path / "pairs.png"))[..., ::-1]
-    assert drawn.shape == (2 * 144 + 8, 5 * 256 + 4 * 8, 3)
+    assert drawn.shape == (2 * 146 + 8, 5 * 256 + 4 * 8, 3)
     first, _ = PairDataset(tmp_path / "out", "train").ids(0)
     assert drawn[60, 60, 0] == drawn[60, 188, 0] == 10 * int(first)  # a same pair
-    with pytest.raises(SystemExit):
-        main(["show", str(tmp_path / "nowhere"), "-o", str(tmp_path / "x.png")])
-    assert "not found" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="not found"):
+        pictures.main([str(tmp_path / "nowhere"), "-o", str(tmp_path / "x.png")])
 
 
 # --- faults of layouts
@@ -336,12 +341,11 @@ def test_parquet_faults(run, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"pairs_per_image": 7}, "pairs_per_image is 7"),
         ({"test_images": 20}, "test_images is 20"),
         ({"test_images": 1}, "test split .* two identities"),
         ({"split": "partition"}, "no list_eval_partition.txt"),
         ({"evaluation_pairs": "nowhere.csv"}, "nowhere.csv not found"),
-        ({"out": "raw"}, "keep the images elsewhere"),
+        ({"path": "data/pairs/raw"}, "keep the images elsewhere"),
     ],
 )
 def test_impossible_settings(run, tmp_path, change, message):
@@ -354,16 +358,14 @@ def test_impossible_settings(run, tmp_path, change, message):
 
 
 def test_the_sample_is_the_folder_source_with_its_held_out_persons(tmp_path, monkeypatch):
-    from pipeline.params import load
     from pipeline.sample.world import World
 
-    params = load("params.yaml")
+    params = WHOLE
     small = replace(params.sample, scale=1, portraits=12, portrait_identities=6, test_identities=2, portrait_size=32)
     params = replace(params, sample=small, pairs=replace(params.pairs, path=str(tmp_path / "raw")), image_size=32)
-    stage.write_sample(params, 1)
-    report = pairs(params.pairs, 0, 32, tmp_path / "out", tmp_path / "r.json", work_root=tmp_path / "work")
+    report = pairs(replace(params, compute=replace(params.compute, crop_workers=1)), Places(tmp_path))
     assert report["images"]["kept"] == 12 and report["identities"]["in_both_splits"] == 0
-    dataset = PairDataset(tmp_path / "out", "test")
+    dataset = PairDataset(tmp_path / "data/pairs", "test")
     for portrait in World(params.sample, params.seed).portraits:
         assert dataset.identity(portrait.image_id) == str(portrait.identity)
         used = portrait.image_id in {dataset.ids(k)[0] for k in range(len(dataset))}

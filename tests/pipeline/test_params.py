@@ -72,8 +72,8 @@ def test_missing_keys_are_named(values, tmp_path):
 
 
 def test_environment_overrides_compute(monkeypatch):
-    monkeypatch.setenv("UNIFACE_WORKERS", "3")
-    assert params.load(ROOT / "params.yaml").compute.workers == 3
+    monkeypatch.setenv("UNIFACE_WORKERS", "4")
+    assert params.load(ROOT / "params.yaml").compute.workers == 4
     monkeypatch.setenv("UNIFACE_WORKERS", "many")
     with pytest.raises(ValueError, match="UNIFACE_WORKERS"):
         params.load(ROOT / "params.yaml")

@@ -12,8 +12,9 @@ import yaml
 
 from pipeline import params as settings
 from pipeline import promote as stage
-from pipeline import tracking
+from pipeline.common.places import Places
 from pipeline.params import GateParams, PromoteParams, RegisterParams
+from pipeline.tracking import runs, versions
 
 ROOT = Path(__file__).resolve().parents[2]
 GATES = PromoteParams(
@@ -46,13 +47,13 @@ def failed(checks):
         ({"swapping.distance": math.nan}, {}, ["swapping.distance", "swapping.distance"]),
     ],
 )
-def test_judge(change, champion, wrong):
+def test_gates(change, champion, wrong):
     theirs = None if champion is None else {**GOOD, **champion}
-    assert failed(stage.judge({**GOOD, **change}, theirs, GATES)) == wrong
+    assert failed(stage.check_gates({**GOOD, **change}, theirs, GATES)) == wrong
 
 
-def test_judge_names_what_is_missing():
-    checks = stage.judge({}, None, GATES)
+def test_gates_name_what_is_missing():
+    checks = stage.check_gates({}, None, GATES)
     assert failed(checks) == ["pairs of reenactment", "reenactment.psnr", "swapping.distance"]
     assert checks[1].reason() == "reenactment.psnr: missing, wanted >= 18"
 
@@ -71,13 +72,13 @@ class Project:
     def __init__(self, home: Path):
         self.params = SimpleNamespace(promote=GATES, register=RegisterParams(name=next(NAMES)))  # all that it reads
         self.home = home
-        self.registry = tracking.Registry(self.params.register.name, home)
+        self.registry = versions.Registry(self.params.register.name, home)
         self.registry.client.create_registered_model(self.registry.name)
         self.evaluated = []
 
     def candidate(self, exam="today", **change):
         """A new version with the alias `candidate`; its number."""
-        with tracking.start_run("test", root=self.home) as run:
+        with runs.start_run("test", root=self.home) as run:
             run.log_metrics({**GOOD, **change}, step=0)
             for task in stage.TASKS:
                 self.home.joinpath(f"{task}.safetensors").write_text(f"{task} of {run.id}")
@@ -98,7 +99,7 @@ class Project:
                 nested[task][metric] = value
             return nested
 
-        return stage.promote(self.params, evaluate, dry_run, self.home)
+        return stage.promote(self.params, Places(self.home), evaluate, dry_run)
 
     def serving(self):
         aliases = self.registry.aliases()
@@ -134,14 +135,14 @@ def test_worse_is_refused_better_is_promoted_rollback_restores(project):
     assert project.serving() == (better, first)
     assert project.promote().outcome == "unchanged"
 
-    assert stage.rollback(project.params, project.home) == (first, better)
+    assert stage.rollback(project.params, Places(project.home)) == (first, better)
     assert project.serving() == (first, better)
     again = project.promote()  # the candidate is still the version that was taken out
     assert again.outcome == "refused" and again.reasons()[0].startswith("rolled back before")
-    stage.rollback(project.params, project.home)
+    stage.rollback(project.params, Places(project.home))
     assert project.serving() == (better, first)
     assert project.registry.version(better).tags["rolled_back"] == ""
-    shown = stage.show(project.params, project.home)
+    shown = stage.show(project.params, Places(project.home))
     assert f"version {worse}  -  refused" in shown and f"version {better}  candidate, champion" in shown
 
 
@@ -181,7 +182,7 @@ def test_crash_while_aliases_move_is_made_good(project, monkeypatch, writes):
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         for name in ("set_alias", "tag", "set_tag", "log_json"):
-            patch.setattr(tracking.Registry, name, dying(getattr(tracking.Registry, name)))
+            patch.setattr(versions.Registry, name, dying(getattr(versions.Registry, name)))
         project.promote()
         raise KeyboardInterrupt  # all writes were done: nothing to make good
     assert project.serving()[0] in (first, second)  # something good serves all the time
@@ -202,7 +203,7 @@ def test_champion_is_scored_again_on_other_test_data(project):
     decision = project.promote(**{"reenactment.psnr": 19.2})
     assert decision.outcome == "promoted"
     assert project.evaluated == [{"reenactment": "reenactment", "swapping": "swapping"}] * 2
-    stage.rollback(project.params, project.home)
+    stage.rollback(project.params, Places(project.home))
     project.candidate(exam="today", **{"reenactment.psnr": 18.6})
     decision = project.promote()
     assert decision.outcome == "refused" and "champion 19.2" in decision.reasons()[0]  # remembered, not scored again
@@ -216,7 +217,7 @@ def test_without_candidate_or_previous_it_says_so(project):
     project.candidate()
     project.promote()
     with pytest.raises(ValueError, match="no previous champion"):
-        stage.rollback(project.params, project.home)
+        stage.rollback(project.params, Places(project.home))
 
 
 def test_decision_survives_json():

@@ -10,11 +10,13 @@ import onnxruntime
 import pandas as pd
 import pytest
 import torch
-from test_serving import TINY, face, text
+from small_requests import TINY, face, text
 
 from pipeline import params as settings
 from pipeline import register as stage
-from pipeline import tracking
+from pipeline.common.places import Places
+from pipeline.results import summary
+from pipeline.tracking import versions
 from uniface.images import to_tensor
 from uniface.model import UniFace
 
@@ -41,15 +43,7 @@ def run(home, seed=0, name="faces", model=TINY):
     (home / "data/weights/weights.json").write_text(json.dumps(nets))
     params = settings.load(ROOT / "params.yaml")
     params = dataclasses.replace(params, image_size=model.image_size, register=settings.RegisterParams(name=name))
-    return stage.register(
-        {task: home / f"models/{task}.safetensors" for task in stage.TASKS},
-        home / "reports/metrics.json",
-        home / "reports/samples",
-        home / "data",
-        home / "reports/registered.json",
-        params,
-        home,
-    )
+    return stage.register(params, Places(home))
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +53,7 @@ def registered(registry_home):
 
 @pytest.fixture
 def registry(registry_home, registered):
-    return tracking.Registry("faces", registry_home)
+    return versions.Registry("faces", registry_home)
 
 
 def test_the_report_says_what_was_registered(registered, registry_home, registry):
@@ -104,7 +98,7 @@ def test_weights_onnx_and_card_are_beside_it(registered, registry, registry_home
         None, {"source": source.numpy(), "target": target.numpy()}
     )
     with torch.inference_mode():
-        assert np.abs(answer - model.swap(source, target).numpy()).max() < 1e-3
+        assert np.abs(answer - model(source, target, task="swapping").numpy()).max() < 1e-3
 
 
 def test_same_weights_no_new_version_other_weights_a_new_one(registered, registry, registry_home, monkeypatch):
@@ -135,27 +129,27 @@ def test_weights_digest_is_that_of_tensors_and_config(tmp_path):
 
 def test_a_missing_input_names_the_stage_that_makes_it(tmp_path):
     params = settings.load(ROOT / "params.yaml")
-    models = {task: tmp_path / f"{task}.safetensors" for task in stage.TASKS}
     with pytest.raises(FileNotFoundError, match="dvc repro train_reenactment"):
-        stage.register(models, tmp_path / "m.json", tmp_path, tmp_path, tmp_path / "out.json", params, tmp_path)
+        stage.register(params, Places(tmp_path))
 
 
 def test_summary_says_what_to_look_at_next(registered, registry_home, tmp_path):
-    found = stage.summary(registry_home)
+    found = summary(Places(registry_home))
     assert "psnr" in found and "reports/samples/grid.png" in found and "faces version 1, alias candidate" in found
     assert "dvc repro" not in found  # the registry has it
     with pytest.raises(FileNotFoundError, match="make repro"):
-        stage.summary(tmp_path)
+        summary(Places(tmp_path))
     shutil.copytree(registry_home / "reports", tmp_path / "reports")  # as of another machine, with another registry
     (tmp_path / "reports/registered.json").write_text(json.dumps(registered | {"weights_digest": "theirs"}))
-    assert "does not have it: dvc repro --force --single-item register" in stage.summary(tmp_path)
+    assert "does not have it: dvc repro --force --single-item register" in summary(Places(tmp_path))
 
 
 def test_evaluation_digest_follows_the_test_data_only(tmp_path):
     params = settings.load(ROOT / "params.yaml")
-    (tmp_path / "clips").mkdir()
-    first = stage.evaluation_digest(tmp_path, params)
-    (tmp_path / "clips/train-00000.parquet").write_text("a")
-    assert stage.evaluation_digest(tmp_path, params) == first
-    (tmp_path / "clips/test-00000.parquet").write_text("a")
-    assert stage.evaluation_digest(tmp_path, params) != first
+    places = Places(tmp_path)
+    places.clips.mkdir(parents=True)
+    first = stage.evaluation_digest(places, params)
+    (places.clips / "train-00000.parquet").write_text("a")
+    assert stage.evaluation_digest(places, params) == first
+    (places.clips / "test-00000.parquet").write_text("a")
+    assert stage.evaluation_digest(places, params) != first

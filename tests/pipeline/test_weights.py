@@ -4,20 +4,30 @@ import hashlib
 import io
 import json
 import zipfile
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 
 import pytest
 
-from pipeline import weights
-from pipeline.params import WeightsParams
-from pipeline.weights import INTERNET, SAMPLE, Weight, download, fetch_weights, read_manifest
+from pipeline import weights as stage
+from pipeline.common.files import sha256
+from pipeline.common.nets import read_manifest
+from pipeline.common.places import Places
+from pipeline.params import WeightsParams, load
+from pipeline.weights import INTERNET, SAMPLE, Weight, download
 
 BODY = bytes(range(256)) * 40
 SHA = hashlib.sha256(BODY).hexdigest()
 OFFLINE = WeightsParams(source="sample", regressor="", regressor_sha256="")
 ONLINE = WeightsParams(source="internet", regressor="", regressor_sha256="")
+PARAMS = load(Path(__file__).resolve().parents[2] / "params.yaml")
+
+
+def fetch(root: Path, settings: WeightsParams, *arguments, **more) -> dict:
+    """Run the stage in the project `root`; what the manifest says."""
+    return stage.weights(replace(PARAMS, weights=settings), Places(root), *arguments, **more)
 
 
 class Site:
@@ -63,7 +73,7 @@ def site():
 
 
 def test_download_goes_on_where_the_connection_broke(site, tmp_path, monkeypatch):
-    monkeypatch.setattr(weights, "BLOCK", 512)  # the last, broken block is asked for again
+    monkeypatch.setattr(stage, "BLOCK", 512)  # the last, broken block is asked for again
     site.files["/net.bin"], site.breaks = BODY, 2
     assert download(f"{site.url}/net.bin", SHA, tmp_path, pause_s=0).read_bytes() == BODY
     half = len(BODY) // 2
@@ -123,9 +133,10 @@ def test_internet_source_fetches_files_zip_members_and_packaged_files(site, tmp_
     site.files["/vgg16.pth"] = BODY
     plain = Weight("perceptual", "vgg16.pth", "v", "free", f"{site.url}/vgg16.pth", SHA)
     judge = _in_zip(site, _zip({"pack/net.onnx": BODY, "../../evil.txt": b"no"}))
-    fetch_weights(tmp_path / "out", ONLINE, (plain, judge, lpips), root=tmp_path / "work")
-    manifest = read_manifest(tmp_path / "out")
-    assert (tmp_path / "out/vgg16.pth").read_bytes() == (tmp_path / "out/judge.onnx").read_bytes() == BODY
+    fetch(tmp_path, ONLINE, (plain, judge, lpips))
+    manifest = read_manifest(tmp_path / "data/weights")
+    out = tmp_path / "data/weights"
+    assert (out / "vgg16.pth").read_bytes() == (out / "judge.onnx").read_bytes() == BODY
     assert not list(tmp_path.parent.rglob("evil.txt"))
     assert manifest["judge"] == {
         "file": "judge.onnx",
@@ -137,7 +148,7 @@ def test_internet_source_fetches_files_zip_members_and_packaged_files(site, tmp_
     }
     assert manifest["lpips"]["sha256"] == lpips.sha256
     site.files.clear()  # a second run needs no network: everything is checked and kept
-    fetch_weights(tmp_path / "out", ONLINE, (plain, judge, lpips), root=tmp_path / "work")
+    fetch(tmp_path, ONLINE, (plain, judge, lpips))
 
 
 @pytest.mark.parametrize(
@@ -146,19 +157,20 @@ def test_internet_source_fetches_files_zip_members_and_packaged_files(site, tmp_
 )
 def test_a_zip_without_the_right_member_is_refused(site, tmp_path, members, message):
     with pytest.raises(ValueError, match=message):
-        fetch_weights(tmp_path / "out", ONLINE, (_in_zip(site, _zip(members)),), root=tmp_path / "work")
-    assert not (tmp_path / "out").exists()
+        fetch(tmp_path, ONLINE, (_in_zip(site, _zip(members)),))
+    assert not (tmp_path / "data/weights").exists()
 
 
 def test_a_regressor_of_your_own_needs_its_checksum(tmp_path):
     (tmp_path / "mine.onnx").write_bytes(BODY)
     own = WeightsParams(source="internet", regressor=str(tmp_path / "mine.onnx"), regressor_sha256=SHA)
-    manifest = fetch_weights(tmp_path / "out", own, (), root=tmp_path / "work")
-    assert manifest["regressor"]["stand_in"] is False and (tmp_path / "out/regressor.onnx").read_bytes() == BODY
+    manifest = fetch(tmp_path, own, ())
+    assert manifest["regressor"]["stand_in"] is False
+    assert (tmp_path / "data/weights/regressor.onnx").read_bytes() == BODY
     with pytest.raises(ValueError, match=r"weights\.regressor_sha256"):
-        fetch_weights(tmp_path / "out", WeightsParams("internet", "mine.onnx", ""), (), root=tmp_path / "work")
+        fetch(tmp_path, WeightsParams("internet", "mine.onnx", ""), ())
     with pytest.raises(FileNotFoundError, match="gone"):
-        fetch_weights(tmp_path / "out", WeightsParams("internet", "gone.onnx", SHA), (), root=tmp_path / "work")
+        fetch(tmp_path, WeightsParams("internet", "gone.onnx", SHA), ())
 
 
 def test_sample_source_copies_the_shipped_nets_with_their_report(tmp_path):
@@ -167,22 +179,22 @@ def test_sample_source_copies_the_shipped_nets_with_their_report(tmp_path):
     for file, _ in SAMPLE.values():
         (nets / Path(file).name).write_bytes(file.encode())
     (nets / "report.json").write_text(json.dumps({"nets": {"regressor": {"r2": {"yaw": 0.9}}}}))
-    out = tmp_path / "out"
-    fetch_weights(out, OFFLINE, nets=nets, root=tmp_path / "work")
+    out = tmp_path / "data/weights"
+    fetch(tmp_path, OFFLINE, shipped=nets)
     manifest = read_manifest(out)
     assert sorted(path.name for path in (out / "faces").iterdir()) == ["detector.onnx", "recogniser.onnx"]
-    assert all(weights.sha256(out / entry["file"]) == entry["sha256"] for entry in manifest.values())
+    assert all(sha256(out / entry["file"]) == entry["sha256"] for entry in manifest.values())
     assert all(entry["stand_in"] and "sample" in entry["name"] for entry in manifest.values())
     assert manifest["regressor"]["report"] == {"r2": {"yaw": 0.9}}
     (nets / "report.json").write_text(json.dumps({"nets": {"judge": {"sha256": "0" * 64}}}))
     with pytest.raises(ValueError, match=r"judge\.onnx has sha256"):
-        fetch_weights(tmp_path / "again", OFFLINE, nets=nets, root=tmp_path / "work")
+        fetch(tmp_path, OFFLINE, shipped=nets)
     (nets / "report.json").unlink()
     (nets / "judge.onnx").unlink()
     with pytest.raises(FileNotFoundError, match=r"judge\.onnx is missing"):
-        fetch_weights(tmp_path / "again", OFFLINE, nets=nets, root=tmp_path / "work")
+        fetch(tmp_path, OFFLINE, shipped=nets)
     with pytest.raises(FileNotFoundError, match="run the stage `weights` first"):
-        read_manifest(tmp_path / "again")
+        read_manifest(tmp_path / "nowhere")
 
 
 def test_the_catalogue_is_complete_and_keeps_the_faces_folder_to_insightface():

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from pipeline.files import sha256, write_json
+from pipeline.common.files import sha256, write_json
 
 NAMES = ("yaw", "pitch", "roll", "tx", "mouth", "blink")
 R2 = {"yaw": 0.95, "pitch": 0.9, "roll": 0.9, "tx": 0.9, "mouth": 0.7, "blink": 0.3}  # blink is not to be believed

@@ -6,7 +6,7 @@ from torch import nn
 
 from uniface import train as loop
 from uniface.config import LossWeights, TrainConfig
-from uniface.objective import Frozen
+from uniface.objective import LossNets
 
 SIZE = 16
 WEIGHTS = LossWeights(
@@ -19,7 +19,6 @@ WEIGHTS = LossWeights(
     edges=0.5,
     colour=0.5,
     border=0.5,
-    attribute=0.5,
 )
 CONFIG = TrainConfig(
     iterations=10,
@@ -29,7 +28,7 @@ CONFIG = TrainConfig(
     lr=2e-3,
     betas=(0.0, 0.99),
     attribute_lr=0.1,
-    gate_lr=0.5,
+    scalar_lr=0.5,
     warm_up=3,
     decay_from=0.5,
     ema=0.9,
@@ -59,13 +58,11 @@ class Small(nn.Module):
         self.generator = nn.Conv2d(7, 3, 3, 1, 1)
         self.skip_enabled = True
 
-    def reenact(self, source, target, driver=None):
+    def forward(self, source, target, driver=None, *, task):
         attributes = self.attribute_embedder(target if driver is None else driver)
         if not self.skip_enabled:
             source = torch.zeros_like(source)
         return self.generator(torch.cat([source, attributes], 1))
-
-    swap = reenact
 
 
 class Critic(nn.Module):
@@ -93,12 +90,12 @@ class Vector(Maps):
         return F.normalize(super().forward(images)[1].mean((2, 3)), dim=1)
 
 
-def frozen() -> Frozen:
+def frozen() -> LossNets:
     torch.manual_seed(7)
-    nets = [Vector(), Maps(), Vector()]
+    nets = [Vector(), Maps()]
     for net in nets:
         net.eval().requires_grad_(False)
-    return Frozen(recogniser=nets[0], perceptual=nets[1], regressor=nets[2])
+    return LossNets(recogniser=nets[0], perceptual=nets[1])
 
 
 def trainer(config: TrainConfig = CONFIG, task: str = "swapping") -> loop.Trainer:

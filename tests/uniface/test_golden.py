@@ -41,7 +41,7 @@ def reenactment_arrays(source: torch.Tensor, target: torch.Tensor) -> dict[str, 
     recorded(model.identity_embedder, encoder, found)
     recorded(model.attribute_embedder, {"head": "attr.out2_upsampled"}, found, before=True)
     with torch.no_grad():
-        parts = model._reenact(source, target)  # what reenact() returns the image of
+        parts = model._reenact(source, target)  # what the task returns the image of
         found["e2e.image"], found["attr.pre_relu"], found["attr.flow"] = parts.image, parts.z_t, parts.fdf
         found["attr.vector"] = F.relu(found["attr.pre_relu"])  # what the official forward returns
         recorded(model.generator.resizer, {f"layers.{n}": f"gen.ladder{n}" for n in range(10)}, found)
@@ -65,8 +65,8 @@ def swapping_arrays(source: torch.Tensor, target: torch.Tensor) -> dict[str, tor
     embedder = {"blocks.1": "swap.feat64_target", "blocks.2": "swap.feat32_target", "final": "swap.F_target"}
     recorded(model.identity_embedder, embedder, found)
     with torch.no_grad():
-        found["swap.image"] = model.swap(source, target)
-        found["swap.F_source"] = found["swap.F_target"][:2]  # swap() embeds source and target as one batch
+        found["swap.image"] = model(source, target, task="swapping")
+        found["swap.F_source"] = found["swap.F_target"][:2]  # swapping embeds source and target as one batch
         found |= {name: found[name][2:] for name in embedder.values()}
         attention = model.identity_transfer.attention(found["swap.F_source"], found["swap.F_target"])
         found["swap.attention_max"] = attention.amax(dim=-1)
@@ -308,7 +308,7 @@ def test_released_swapping_equals_an_independent_formulation(salt):
     source, target = image("source", draw, SMALL), image("target", draw, SMALL)
     model = loaded(swapping_config(), states)
     with torch.no_grad():
-        ours = model.swap(source, target)
+        ours = model(source, target, task="swapping")
         f_s, _ = encoder(source, states["Encoder_return_32"], blocks=3)
         f_t, features = encoder(target, states["Encoder_return_32"], blocks=3)
         q = equal_conv(f_t, official["style_mix.cq.0.weight"]).flatten(2)

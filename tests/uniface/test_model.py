@@ -7,10 +7,9 @@ import pytest
 import tiny
 import torch
 
-from uniface.config import ModelConfig
+from uniface.config import TASKS, ModelConfig
 from uniface.model import UniFace, read_metadata
 
-TASKS = ("reenact", "swap")
 SAMPLE = {
     "feature_stride": 4,
     "coordinates": True,
@@ -43,20 +42,20 @@ def pair():
 
 def test_swap_and_reenact_of_one_picture_share_f(model):
     x = tiny.images()
-    reenacted, swapped = model.explain("reenact", x, x), model.explain("swap", x, x)
+    reenacted, swapped = model.explain(x, x, task="reenactment"), model.explain(x, x, task="swapping")
     assert torch.allclose(reenacted.f_bar_s, swapped.f_bar_s, atol=1e-5)
     assert torch.equal(reenacted.fdf, swapped.fdf) and torch.equal(reenacted.z_t, swapped.z_t)
 
 
 def test_identity_comes_from_the_source_and_attributes_from_the_target(model, pair):
     source, target = pair
-    parts = model.explain("reenact", source, target)
+    parts = model.explain(source, target, task="reenactment")
     assert torch.equal(parts.fdf, model.attribute_embedder(target)[1])
     f_s, _ = model.identity_embedder(source)
     f_t, _ = model.identity_embedder(target)
     assert torch.allclose(parts.f_bar_s, model.attribute_transfer(f_s, parts.fdf), atol=1e-5)
     assert torch.allclose(parts.f_hat, model.identity_transfer(f_s, parts.f_bar_s), atol=1e-5)
-    parts = model.explain("swap", source, target)
+    parts = model.explain(source, target, task="swapping")
     assert torch.allclose(parts.f_hat, model.identity_transfer(parts.f_bar_s, f_t), atol=1e-5)
     assert torch.allclose(parts.attention, model.identity_transfer.attention(parts.f_bar_s, f_t), atol=1e-5)
 
@@ -67,9 +66,9 @@ def test_zero_fdf_leaves_reenactment_in_place(pair):
         model.attribute_embedder.head.weight.zero_()
         model.attribute_embedder.head.bias.zero_()
         source, target = pair
-        parts = model.explain("reenact", source, target)
+        parts = model.explain(source, target, task="reenactment")
         assert torch.allclose(parts.f_bar_s, model.identity_embedder(source)[0], atol=1e-5)
-        assert torch.allclose(parts.image, model.reenact(source, source), atol=1e-4)
+        assert torch.allclose(parts.image, model(source, source, task="reenactment"), atol=1e-4)
 
 
 def test_reenactment_warps_the_skip_with_the_face(pair):
@@ -77,17 +76,22 @@ def test_reenactment_warps_the_skip_with_the_face(pair):
     warped = UniFace(tiny.config()).eval()
     still = UniFace(tiny.config(skip_warped=False)).eval()
     still.load_state_dict(warped.state_dict())
-    assert not torch.allclose(warped.reenact(*pair), still.reenact(*pair), atol=1e-3)
-    assert torch.equal(warped.swap(*pair), still.swap(*pair))  # the target's skip lies where it should
+    assert not torch.allclose(warped(*pair, task="reenactment"), still(*pair, task="reenactment"), atol=1e-3)
+    assert torch.equal(
+        warped(*pair, task="swapping"), still(*pair, task="swapping")
+    )  # the target's skip lies where it should
 
 
 def test_driver_replaces_only_the_attribute_embedders_input(model, pair):
     source, target = pair
     driver = tiny.images(2, seed=3)
-    for task in (model.reenact, model.swap):
-        assert torch.equal(task(source, target, driver=target), task(source, target))
-        assert not torch.allclose(task(source, target, driver=driver), task(source, target))
-    assert torch.equal(model.reenact(source, target, driver=driver), model.reenact(source, driver))
+    for task in TASKS:
+        plain = model(source, target, task=task)
+        assert torch.equal(model(source, target, driver=target, task=task), plain)
+        assert not torch.allclose(model(source, target, driver=driver, task=task), plain)
+    assert torch.equal(
+        model(source, target, driver=driver, task="reenactment"), model(source, driver, task="reenactment")
+    )
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -129,22 +133,23 @@ def test_gradients_reach_what_should_learn_and_nothing_frozen(task, changes, pai
 def test_ablations_of_table_4(pair):
     source, target = pair
     other = tiny.images(2, seed=9)
-    without_idt = UniFace(tiny.config(use_idt=False)).eval()
-    assert torch.equal(without_idt.swap(source, target), without_idt.swap(other, target))  # IDRet falls to 0.05
-    assert not torch.allclose(without_idt.reenact(source, target), without_idt.reenact(source, other))
-    without_attrt = UniFace(tiny.config(use_attrt=False, alpha_init=0.5)).eval()
-    assert torch.equal(without_attrt.reenact(source, target), without_attrt.reenact(source, other))  # APE 0.424
-    assert without_attrt.attribute_embedder is None
-    assert not torch.allclose(without_attrt.swap(source, target), without_attrt.swap(other, target))
+    reenact, swap = {"task": "reenactment"}, {"task": "swapping"}
+    net = UniFace(tiny.config(use_idt=False)).eval()
+    assert torch.equal(net(source, target, **swap), net(other, target, **swap))  # IDRet falls to 0.05
+    assert not torch.allclose(net(source, target, **reenact), net(source, other, **reenact))
+    net = UniFace(tiny.config(use_attrt=False, alpha_init=0.5)).eval()
+    assert torch.equal(net(source, target, **reenact), net(source, other, **reenact))  # APE 0.424
+    assert net.attribute_embedder is None
+    assert not torch.allclose(net(source, target, **swap), net(other, target, **swap))
 
 
 def test_skip_switched_off_is_no_skip(pair):
     model = UniFace(tiny.config(skip="full")).eval()
     bare = UniFace(tiny.config(skip="none")).eval()
     bare.load_state_dict(model.state_dict())
-    assert not torch.allclose(model.swap(*pair), bare.swap(*pair))
+    assert not torch.allclose(model(*pair, task="swapping"), bare(*pair, task="swapping"))
     model.skip_enabled = False
-    assert torch.equal(model.swap(*pair), bare.swap(*pair))
+    assert torch.equal(model(*pair, task="swapping"), bare(*pair, task="swapping"))
 
 
 def test_checkpointing_gives_the_same_gradients(pair):
@@ -153,7 +158,7 @@ def test_checkpointing_gives_the_same_gradients(pair):
     gradients = []
     for enabled in (False, True):
         model.set_checkpointing(enabled).zero_grad()
-        model.swap(*pair).square().mean().backward()
+        model(*pair, task="swapping").square().mean().backward()
         gradients.append([p.grad.clone() for p in model.parameters()])
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(*gradients, strict=True))
 
@@ -186,20 +191,20 @@ def bad_inputs():
 @pytest.mark.parametrize(("source", "target", "says"), [pytest.param(*b[1:], id=b[0]) for b in bad_inputs()])
 def test_bad_input_raises_and_says_what_was_expected(model, task, source, target, says):
     with pytest.raises(ValueError, match=says.replace("[", r"\[").replace("]", r"\]")):
-        getattr(model, task)(source, target)
+        model(source, target, task=task)
 
 
 def test_rounding_beyond_the_range_is_accepted(model):
     x = tiny.images().clamp(-0.9, 0.9)
     x[0, 0, 0, 0] = 1.0005
-    assert model.reenact(x, x).shape == x.shape
+    assert model(x, x, task="reenactment").shape == x.shape
 
 
 def test_save_and_load_give_the_same_model(model, pair, tmp_path):
     model.save(tmp_path / "m.safetensors", extra={"step": 7})
     again = UniFace.load(tmp_path / "m.safetensors")
     assert again.config == model.config and not again.training
-    assert torch.equal(again.swap(*pair), model.swap(*pair))
+    assert torch.equal(again(*pair, task="swapping"), model(*pair, task="swapping"))
     assert read_metadata(tmp_path / "m.safetensors") == (model.config, {"step": 7})
     assert [p.name for p in tmp_path.iterdir()] == ["m.safetensors"]  # no temporary file left
 
@@ -209,7 +214,7 @@ def test_a_model_without_skip_takes_a_zero_initialised_one(pair, tmp_path):
     bare.save(tmp_path / "m.safetensors")
     model = UniFace.load(tmp_path / "m.safetensors", skip="zero_init")
     assert len(model.generator.resizer.skips) == 2
-    assert torch.equal(model.swap(*pair), bare.swap(*pair))
+    assert torch.equal(model(*pair, task="swapping"), bare(*pair, task="swapping"))
 
 
 def test_files_that_do_not_fit_are_refused(model, tmp_path):

@@ -9,7 +9,7 @@ from small_trainer import CONFIG, SIZE, WEIGHTS, Critic, Small, assert_equal_sta
 
 from uniface import train as loop
 from uniface.config import LossWeights
-from uniface.objective import Frozen
+from uniface.objective import LossNets
 
 
 def test_overfits_one_pair():
@@ -18,7 +18,7 @@ def test_overfits_one_pair():
         iterations=200,
         lr=1e-2,
         attribute_lr=1.0,
-        weights=dataclasses.replace(WEIGHTS, adversarial=0.0, identity=0.0, perceptual=0.0, attribute=0.0),
+        weights=dataclasses.replace(WEIGHTS, adversarial=0.0, identity=0.0, perceptual=0.0),
     )
     mine, seen = trainer(config, "reenactment"), []
     grid = torch.linspace(-1, 1, SIZE)
@@ -38,8 +38,8 @@ def test_the_generated_images_serve_both_steps():
     """One generator forward an iteration, and the same update as with a forward for each step."""
     shared, separate = trainer(), trainer()
     calls = []
-    call = shared._call
-    shared._call = lambda *images: calls.append(1) or call(*images)
+    call = shared._generate
+    shared._generate = lambda *images: calls.append(1) or call(*images)
     batch = next(batches())
     shared.train_step(batch)
     assert len(calls) == 1
@@ -56,7 +56,7 @@ def test_penalty_is_lazy_and_real_is_the_releases_choice():
     steps = [step for step in range(9) if "r1" in mine.train_step(next(batches(step)))]
     assert steps == [0, 4, 8]
     seen = []
-    mine._judge = lambda images: seen.append(images) or mine.discriminator(images)
+    mine._discriminate = lambda images: seen.append(images) or mine.discriminator(images)
     batch = next(batches())
     mine.discriminator_step([batch])
     assert torch.equal(seen[0], batch["source"])
@@ -75,13 +75,13 @@ def test_weights_of_zero_compute_nothing():
         CONFIG, weights=LossWeights(**dict.fromkeys(dataclasses.asdict(WEIGHTS), 0.0) | {"reconstruction": 1.0})
     )
     torch.manual_seed(0)
-    mine = loop.Trainer("swapping", Small(), Critic(), Frozen(), config)
+    mine = loop.Trainer("swapping", Small(), Critic(), LossNets(), config)
     assert mine.train_step(next(batches())).keys() == {"reconstruction"}
 
 
 def test_a_loss_without_its_net_is_refused():
     with pytest.raises(ValueError, match="needs the frozen recogniser"):
-        loop.Trainer("swapping", Small(), Critic(), Frozen(), CONFIG)
+        loop.Trainer("swapping", Small(), Critic(), LossNets(), CONFIG)
 
 
 def test_rates_rise_stay_and_fall():
@@ -125,7 +125,7 @@ def test_callables_are_called_when_due():
 
 
 def test_checkpoints_lie_on_logs():
-    with pytest.raises(ValueError, match="checkpoint_every 3 is no multiple of log_every 2"):
+    with pytest.raises(ValueError, match="checkpoint_every is 3: no multiple of log_every, 2"):
         dataclasses.replace(CONFIG, checkpoint_every=3)
 
 

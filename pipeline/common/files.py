@@ -1,0 +1,103 @@
+"""Small file helpers of the stages: digests, atomic writes, and work folders that survive a kill."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def sha256(path: str | Path) -> str:
+    """The sha256 of a file's bytes, 64 hex digits; reads in blocks."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest(*objects: object) -> str:
+    """12 hex digits that change whenever one of the objects does.
+
+    A `Path` counts by its bytes, a folder by the names and bytes of all files in it; dataclasses and anything that
+    JSON can hold count by their value, whatever the order of keys.
+    """
+    total = hashlib.sha256()
+    for item in objects:
+        total.update(json.dumps(_canonical(item), sort_keys=True, allow_nan=False).encode() + b"\n")
+    return total.hexdigest()[:12]
+
+
+def _canonical(item: object) -> object:
+    if isinstance(item, Path):
+        if item.is_dir():
+            return [[str(p.relative_to(item)), sha256(p)] for p in sorted(item.rglob("*")) if p.is_file()]
+        return ["file", sha256(item)]
+    if dataclasses.is_dataclass(item) and not isinstance(item, type):
+        # field by field, not asdict: a Path inside must reach the branch above
+        return {f.name: _canonical(getattr(item, f.name)) for f in dataclasses.fields(item)}
+    if isinstance(item, dict):
+        return {str(key): _canonical(value) for key, value in item.items()}
+    if isinstance(item, list | tuple):
+        return [_canonical(value) for value in item]
+    return item
+
+
+@contextmanager
+def atomic_write(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; it takes the name `path` when the block ends well, and goes if it does not.
+
+    The temporary name keeps the suffix, for writers that go by it. The folder is made.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    try:
+        yield part
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_json(path: str | Path, obj: object) -> None:
+    """Write `obj` as indented JSON, atomically. Numpy scalars are numbers; NaN and infinity raise ValueError."""
+    try:
+        text = json.dumps(obj, indent=2, allow_nan=False, default=_plain)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}: JSON has no such number, write null instead") from error
+    with atomic_write(path) as part:
+        part.write_text(text + "\n", encoding="utf-8")
+
+
+def _plain(value: object) -> object:
+    if hasattr(value, "tolist"):  # numpy scalars and arrays
+        return value.tolist()
+    if isinstance(value, Path):
+        return value.as_posix()
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    raise TypeError(f"{type(value).__name__} is not JSON")
+
+
+def work_folder(stage: str, *objects: object, work: Path) -> Path:
+    """`<work>/<stage>/<digest of objects>`, made if missing: where a stage keeps what took long to make.
+
+    Folders of the stage with another digest belong to other params or inputs and are left alone.
+    """
+    folder = work / stage / digest(*objects)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def publish(work: str | Path, out: str | Path) -> None:
+    """Move the finished folder `work` to `out`, in place of what was there, without leftovers of `atomic_write`.
+
+    Killed in between, the stage finds `work` complete and publishes it again.
+    """
+    work, out = Path(work), Path(out)
+    for leftover in work.rglob(".*.part*"):
+        leftover.unlink()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if out.exists():
+        shutil.rmtree(out)
+    shutil.move(work, out)

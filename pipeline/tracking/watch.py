@@ -1,0 +1,96 @@
+"""What a training says on its way: progress for people, curves and pictures for MLflow."""
+
+import dataclasses
+import queue
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.tracking.runs import Run, start_run
+from uniface.config import TrainConfig
+from uniface.images import write_image
+
+
+@contextmanager
+def watched(task: str, config: TrainConfig, messages: Any, folder: Path, root: Path) -> Iterator[None]:
+    """Follow a training in a thread while the block runs, as an MLflow run that ends as the block does.
+
+    `messages` is a queue of ("start", step, workers), ("log", step, values) and ("sample", step, picture). A training
+    that is resumed in the same `folder` draws on in the same MLflow run.
+    """
+    note = folder / "mlflow_run"
+    known = note.read_text() if note.is_file() else None
+    settings = {"task": task, **dataclasses.asdict(config)}
+    with start_run(f"train_{task}", settings, run_id=known, system_metrics=True, root=root) as run:
+        note.write_text(run.id)
+        watcher = Watcher(f"train_{task}", config.iterations, run, folder)
+        done = threading.Event()
+        thread = threading.Thread(target=watcher.follow, args=(messages, done), daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
+
+
+class Watcher:
+    """Shows the messages of one training, and hands curves and pictures to MLflow."""
+
+    def __init__(self, stage: str, total: int, run: Run, folder: Path):
+        self.stage, self.total, self.run, self.folder = stage, total, run, folder
+        self.bar = None
+
+    def follow(self, messages: Any, done: threading.Event) -> None:
+        """Handle messages until `done` is set and none is left."""
+        while True:
+            last = done.is_set()
+            try:
+                kind, step, value = messages.get(timeout=0.5)
+            except queue.Empty:
+                if last:
+                    break
+                continue
+            try:
+                {"start": self.start, "log": self.log, "sample": self.sample}[kind](step, value)
+            except Exception as error:  # neither a full disk nor an absent MLflow may end a training, or its progress
+                print(f"warning: {self.stage}, {kind} at step {step}: {error}", file=sys.stderr, flush=True)
+        if self.bar is not None:
+            self.bar.close()
+
+    def start(self, step: int, world: int) -> None:
+        """A training begins, or goes on at `step`."""
+        verb = f"resuming at step {step} of" if step else "starting:"
+        workers = f"{world} worker{'s' if world > 1 else ''}"
+        print(f"{self.stage}: {verb} {self.total} steps, {workers}", flush=True)
+        self.began, self.first = time.monotonic(), step
+        if sys.stderr.isatty():
+            from tqdm import tqdm
+
+            if self.bar is not None:
+                self.bar.close()
+            self.bar = tqdm(total=self.total, initial=step, desc=self.stage, unit="step")
+
+    def log(self, step: int, values: dict[str, float]) -> None:
+        """The means since the last log."""
+        self.run.log_metrics(values, step)
+        shown = {name: value for name, value in values.items() if name not in ("lr", "pairs_per_second")}
+        text = ", ".join(f"{name} {value:.3g}" for name, value in shown.items() if value or name != "unreadable")
+        if self.bar is not None:
+            self.bar.set_postfix_str(text)
+            self.bar.update(step - self.bar.n)
+            return
+        left = (time.monotonic() - self.began) / max(1, step - self.first) * (self.total - step)
+        rate = values["pairs_per_second"]
+        print(f"{self.stage} {step}/{self.total}, {rate:.1f} pairs/s, {left:.0f} s left: {text}", flush=True)
+
+    def sample(self, step: int, picture: np.ndarray) -> None:
+        """A sample grid, uint8 (H, W, 3)."""
+        write_image(self.folder / "samples" / f"{step:07d}.png", picture)
+        self.run.log_image(picture, "sample", step)

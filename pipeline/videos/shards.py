@@ -1,0 +1,214 @@
+"""What there is to crop, what became of each video, and the shards that hold the clips.
+
+Finished videos are kept in a folder of their own, so a stopped run goes on and new videos cost only themselves. Shards
+are cut along the sorted list of videos: their contents do not depend on who finished first, how many workers there
+were, or where a run was stopped.
+"""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline import schemas
+from pipeline.common.files import atomic_write, digest, sha256, write_json
+from pipeline.common.places import Places
+from pipeline.videos import fomm
+from pipeline.videos.annotations import Annotations, write_metadata
+from pipeline.videos.annotations import Crop as GivenCrop
+from pipeline.videos.clips import Clip, VideoJob
+from uniface.tables import read_table
+
+VERSION = 1
+"""Of the files in which `Results` keeps what became of a video."""
+_INDEX_BATCH = 4096
+
+
+class Jobs:
+    """What there is to do: the videos that `download` found, sorted, with their annotations, read one by one."""
+
+    def __init__(self, places: Places):
+        self._data = places.data.resolve()  # workers may run in another folder
+        table = places.data / "videos.parquet"
+        rows = read_table(table, "videos").to_pylist()
+        self.statuses = Counter(row["status"] for row in rows)
+        self._rows = sorted((row for row in rows if row["status"] == "ok"), key=lambda row: (row["split"], _name(row)))
+        if not self._rows:
+            raise FileNotFoundError(f"{table} lists no video that exists: see its column reason")
+        self._files = sorted(file for file in places.annotations.glob("*") if file.suffix in (".zip", ".csv"))
+        self._annotations = Annotations(places.annotations) if self._files else None
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def fingerprint(self) -> list:
+        """Changes with the list of videos, the bytes of one of them, or the annotations."""
+        videos = [[*_name(row), row["split"], row["sha256"]] for row in self._rows]
+        return [videos, [sha256(file) for file in self._files]]
+
+    def __iter__(self) -> Iterator[tuple[VideoJob, str]]:
+        """(job, the digest of all that its result depends on besides the settings)."""
+        for row in self._rows:
+            person, video = _name(row)
+            texts = self._annotations.texts(person, video) if self._annotations else {}
+            crops = self._annotations.crops(person, video) if self._annotations else []
+            job = VideoJob(person, video, row["split"], str(self._data / row["path"]), texts, tuple(crops))
+            yield job, digest(row["sha256"], texts, list(job.crops))
+
+
+def _name(row: dict) -> tuple[str, str]:
+    return row["person_id"], row["video_id"]
+
+
+class Results:
+    """What was made of each video: `<person>/<video>.bin`, the clips one after another, and `.json`, their rows.
+
+    The JSON is written last, so a result is complete or absent.
+    """
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+
+    def _path(self, job: VideoJob) -> Path:
+        return self._folder / job.person_id / job.video_id  # names checked by `download`; ids may contain dots
+
+    def has(self, job: VideoJob, key: str) -> bool:
+        path = self._path(job)
+        try:
+            found = json.loads(path.with_name(f"{path.name}.json").read_text())
+        except FileNotFoundError:
+            return False
+        return (found.get("version"), found["key"]) == (VERSION, key)  # another version's is made anew
+
+    def write(self, job: VideoJob, key: str, clips: list[Clip]) -> None:
+        path = self._path(job)
+        rows, offset = [], 0
+        with atomic_write(path.with_name(f"{path.name}.bin")) as part, open(part, "wb") as file:
+            for clip in clips:
+                row = {name: value for name, value in vars(clip).items() if name != "video"}
+                if clip.video is not None:
+                    file.write(clip.video)
+                    row |= {"offset": offset, "size": len(clip.video)}
+                    offset += len(clip.video)
+                rows.append(row)
+        write_json(path.with_name(f"{path.name}.json"), {"version": VERSION, "key": key, "clips": rows})
+
+    def read(self, job: VideoJob, key: str) -> Iterator[tuple[dict, "Blob | None"]]:
+        """(index row without shard and row, where the clip's bytes are) of each candidate."""
+        path = self._path(job)
+        for row in json.loads(path.with_name(f"{path.name}.json").read_text())["clips"]:
+            offset, size = row.pop("offset", None), row.pop("size", None)
+            kept = offset is not None
+            yield (
+                {
+                    "person_id": job.person_id,
+                    "video_id": job.video_id,
+                    "split": job.split,
+                    **row,
+                    "fps": float(fomm.FPS) if kept else None,
+                    "frames": row["end"] - row["start"],
+                },
+                Blob(path.with_name(f"{path.name}.bin"), offset, size) if kept else None,
+            )
+
+    def sweep(self, jobs: Jobs, run: Callable[[Iterable[VideoJob]], Iterable[tuple[VideoJob, list[Clip]]]]) -> Iterator:
+        """Every (job, key) in the order of `jobs`, each once its result is there; `run` makes what is missing."""
+        keys: dict[tuple[str, str], str] = {}
+
+        def missing() -> Iterator[VideoJob]:
+            for job, key in jobs:
+                if not self.has(job, key):
+                    keys[job.person_id, job.video_id] = key
+                    yield job
+
+        running = iter(run(missing()))
+        for job, key in jobs:
+            while not self.has(job, key):
+                done, clips = next(running)
+                self.write(done, keys.pop((done.person_id, done.video_id)), clips)
+            yield job, key
+
+
+@dataclass(frozen=True)
+class Blob:
+    """A clip's bytes, still in its file."""
+
+    path: Path
+    offset: int
+    size: int
+
+    def read(self) -> bytes:
+        with open(self.path, "rb") as file:
+            file.seek(self.offset)
+            return file.read(self.size)
+
+
+class Shards:
+    """The folder of shards and index that becomes `data/clips`; a context that writes the rest when it ends well.
+
+    A shard that is there already is not written again.
+    """
+
+    def __init__(self, folder: Path, clips_per_shard: int):
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self._size = clips_per_shard
+        self._open: dict[str, list[tuple[dict, Blob]]] = {}
+        self._numbers: Counter[str] = Counter()
+        self._index: list[dict] = []
+        self._metadata: list[tuple[str, str, str, GivenCrop]] = []
+
+    def __enter__(self) -> "Shards":
+        self._stack = ExitStack()
+        self._index_file = self._stack.enter_context(schemas.writer(self.folder / "index.parquet", schemas.CLIP_INDEX))
+        return self
+
+    def add(self, row: dict, blob: Blob | None) -> dict:
+        """Take a candidate; returns its index row."""
+        split = row["split"]
+        row |= {"shard": None, "row": None}
+        if blob is not None:
+            clips = self._open.setdefault(split, [])
+            row |= {"shard": self._name(split), "row": len(clips)}
+            clips.append((row, blob))
+            self._metadata.append((row["person_id"], row["video_id"], split, _as_given(row)))
+            if len(clips) == self._size:
+                self._write(split)
+        # a null of a fixed-size list does not come back from parquet
+        self._index.append({**row, "box": row["box"] or [math.nan] * 4})
+        if len(self._index) == _INDEX_BATCH:
+            self._flush_index()
+        return row
+
+    def _name(self, split: str) -> str:
+        return f"{split}-{self._numbers[split]:05d}.parquet"
+
+    def _write(self, split: str) -> None:
+        path = self.folder / self._name(split)
+        clips = self._open.pop(split)
+        if not path.exists():
+            names = [name for name in schemas.CLIPS.names if name != "video"]
+            with schemas.writer(path, schemas.CLIPS) as file:
+                for row, blob in clips:
+                    schemas.append(file, [{**{name: row[name] for name in names}, "video": blob.read()}])
+        self._numbers[split] += 1
+
+    def _flush_index(self) -> None:
+        schemas.append(self._index_file, self._index)
+        self._index.clear()
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        if kind is None:
+            for split in list(self._open):
+                self._write(split)
+            self._flush_index()
+            write_metadata(self.folder / "vox-metadata.csv", self._metadata)
+        self._stack.__exit__(kind, error, trace)
+
+
+def _as_given(row: dict) -> GivenCrop:
+    return GivenCrop(row["start"], row["end"], tuple(row["box"]), row["width"], row["height"])

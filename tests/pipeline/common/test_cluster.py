@@ -1,0 +1,86 @@
+"""Spreading tasks: in order with one worker, as they finish with more, and over a worker's death."""
+
+import dataclasses
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from pipeline import params
+from pipeline.common import cluster
+
+ROOT = Path(__file__).resolve().parents[3]
+COMPUTE = dataclasses.replace(params.load(ROOT / "params.yaml").compute, workers=1, cpus_per_worker=1, crop_workers=2)
+
+
+@pytest.fixture
+def make_worker():
+    def make():  # inside a function, so that it travels to the workers by value
+        made = os.getpid()
+
+        def work(task):
+            kind, value, folder = task
+            if kind == "slow":  # until the other worker is well ahead, however late that one started
+                patience = time.monotonic() + 60
+                while not (Path(folder) / "died 8").exists() and time.monotonic() < patience:
+                    time.sleep(0.05)
+            if kind == "raises":
+                raise ValueError(f"cannot do {value}")
+            if kind in ("dies", "dies once"):
+                mark = Path(folder) / f"died {value}"
+                if kind == "dies" or not mark.exists():
+                    mark.touch()
+                    os._exit(1)
+            return value * 2, made
+
+        return work
+
+    return make
+
+
+def test_one_worker_is_this_process_in_order_without_ray(monkeypatch, make_worker):
+    monkeypatch.setattr(cluster, "connect", lambda compute: pytest.fail("Ray was started"))
+    drawn = []
+
+    def tasks():
+        for value in range(3):
+            drawn.append(value)
+            yield "plain", value, ""
+
+    results = cluster.fan_out(make_worker, tasks(), 1, COMPUTE)
+    assert next(results) == (("plain", 0, ""), (0, os.getpid())) and drawn == [0]
+    assert [value for _, (value, _) in results] == [2, 4]
+
+
+def test_two_workers_survive_deaths_and_give_results_as_they_finish(tmp_path, monkeypatch, make_worker):
+    import ray
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    folder = str(tmp_path)
+    drawn = []
+
+    def tasks():
+        yield "slow", 1, folder
+        for value in range(2, 8):
+            drawn.append(value)
+            yield "plain", value, folder
+        yield "dies once", 8, folder
+        yield "dies", 9, folder
+        yield "plain", 10, folder
+
+    try:
+        results = cluster.fan_out(make_worker, tasks(), 2, COMPUTE)
+        first = next(results)
+        assert len(drawn) <= 2  # no more in flight than workers
+        rest = [first, *results]
+        values = {task[1]: result for task, result in rest}
+        assert set(values) == set(range(1, 11))
+        assert isinstance(values.pop(9), cluster.WorkerDied)
+        assert all(result[0] == value * 2 for value, result in values.items())
+        assert rest[0][0][1] != 1 and (tmp_path / "died 8").exists()  # the slow one does not hold up the others
+        assert os.getpid() not in {result[1] for result in values.values()}
+        with pytest.raises(ValueError, match="cannot do 5"):
+            list(cluster.fan_out(make_worker, [("raises", 5, folder), ("plain", 6, folder)], 2, COMPUTE))
+    finally:
+        ray.shutdown()

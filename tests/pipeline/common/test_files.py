@@ -1,0 +1,64 @@
+"""pipeline/files.py: digests, atomic writes, work folders."""
+
+import json
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from pipeline.common.files import atomic_write, digest, publish, sha256, work_folder, write_json
+
+
+@dataclass(frozen=True)
+class Settings:
+    a: int
+    b: tuple
+
+
+def test_digest_goes_by_value_not_by_order_or_type_of_sequence():
+    assert digest({"a": 1, "b": [2, 3]}) == digest({"b": (2, 3), "a": 1})
+    assert digest(Settings(1, (2,))) == digest(Settings(1, (2,))) != digest(Settings(1, (3,)))
+    assert digest(1, 2) != digest(12) and digest("1") != digest(1)
+    assert len(digest()) == 12
+
+
+def test_digest_of_files_goes_by_bytes(tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    one.write_bytes(b"x")
+    two.write_bytes(b"x")
+    assert digest(one) == digest(two)
+    before = digest(tmp_path)
+    two.write_bytes(b"y")
+    assert digest(one) != digest(two) and digest(tmp_path) != before
+    assert sha256(one) == "2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881"
+
+
+def test_atomic_write_leaves_the_old_file_or_the_whole_new_one(tmp_path):
+    path = tmp_path / "deep" / "x.json"
+    with atomic_write(path) as part:
+        assert part.suffix == ".json" and not path.exists()
+        part.write_text("1")
+    with pytest.raises(RuntimeError), atomic_write(path) as part:
+        part.write_text("half")
+        raise RuntimeError
+    assert path.read_text() == "1" and [p.name for p in path.parent.iterdir()] == ["x.json"]
+
+
+def test_write_json_knows_numpy_and_refuses_nan(tmp_path):
+    write_json(tmp_path / "x.json", {"a": np.float32(0.5), "b": np.arange(2), "c": tmp_path / "y"})
+    assert json.loads((tmp_path / "x.json").read_text())["b"] == [0, 1]
+    with pytest.raises(ValueError, match="null"):
+        write_json(tmp_path / "x.json", {"a": float("nan")})
+    assert json.loads((tmp_path / "x.json").read_text())["a"] == 0.5
+
+
+def test_publish_moves_the_work_to_the_place_of_the_old_folder(tmp_path):
+    work, out = work_folder("stage", 1, work=tmp_path / "work"), tmp_path / "out"
+    assert work != work_folder("stage", 2, work=tmp_path / "work")
+    (work / "a").write_text("new")
+    (work / ".b.123.part").write_text("half")
+    out.mkdir()
+    (out / "old").write_text("old")
+    publish(work, out)
+    assert [p.name for p in out.iterdir()] == ["a"] and not work.exists()
+    assert (out / "a").read_text() == "new"

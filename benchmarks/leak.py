@@ -15,7 +15,7 @@ import torch
 
 from pipeline.params import load
 from pipeline.sample import truth
-from pipeline.sample.drawing.identity import Look
+from pipeline.sample.drawing.look import Look
 from pipeline.sample.world import Video, World
 from pipeline.scoring.held_out import clip_pairs
 from uniface.data import ClipDataset

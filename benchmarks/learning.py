@@ -23,9 +23,9 @@ from pipeline.params import Params, load
 from pipeline.scoring.held_out import clip_pairs, exact
 from pipeline.scoring.scorer import Scorer
 from pipeline.train import make_job, make_trainer, open_data
-from uniface.data import sample_stream
 from uniface.images import to_tensor
 from uniface.objective import Batch
+from uniface.stream import sample_stream
 from uniface.train import train
 
 

@@ -127,7 +127,8 @@ def augment() -> dict:
 
 def sample() -> dict:
     """Batches of 12 pairs at 64 px per second of processor time, ready for training."""
-    from uniface.data import ClipDataset, sample_stream
+    from uniface.data import ClipDataset
+    from uniface.stream import sample_stream
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

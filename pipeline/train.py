@@ -29,11 +29,12 @@ from pipeline.params import ComputeParams, Params
 from pipeline.tracking.watch import watched
 from uniface.backbones import load_lpips_weights, load_perceptual, load_recogniser
 from uniface.config import TASKS, ModelConfig, Task, TrainConfig
-from uniface.data import ClipDataset, PairDataset, sample_stream
+from uniface.data import ClipDataset, PairDataset
 from uniface.discriminator import Discriminator
 from uniface.images import grid, to_tensor, to_uint8
 from uniface.model import UniFace
 from uniface.objective import LossNets
+from uniface.stream import sample_stream
 from uniface.train import Trainer, start_from_reenactment, train
 
 NETS = ("recogniser", "perceptual", "lpips", "contextual")  # roles that a loss may look through

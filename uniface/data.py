@@ -7,16 +7,13 @@ data. Bytes go through the operating system's page cache, which all workers of a
 import io
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cache, cached_property, lru_cache
-from itertools import count
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from uniface.augment import AUGMENTATIONS, augment_driver
-from uniface.images import to_tensor
 from uniface.tables import CorruptMedia, Shards, read_table, string_codes
 
 MAX_SKIPS = 100
@@ -299,80 +296,3 @@ class PairDataset:
 def _order(seed: int, epoch: int, n: int) -> np.ndarray:
     """The order of `n` clips in one epoch."""
     return np.random.default_rng((seed, epoch, n)).permutation(n)
-
-
-# --- streams -------------------------------------------------------------------------------------------------------
-
-
-class _Batches(torch.utils.data.Dataset):
-    """Batch number `step` of one rank, made from nothing but the step."""
-
-    def __init__(self, dataset, seed: int, batch_size: int, rank: int, world: int, augment: Sequence[str]) -> None:
-        self.dataset, self.seed, self.augment = dataset, seed, augment
-        self.batch_size, self.rank, self.world = batch_size, rank, world
-
-    def __getitem__(self, step: int) -> tuple[dict[str, torch.Tensor], int]:
-        first = (step * self.world + self.rank) * self.batch_size
-        samples, skips = zip(
-            *(self.dataset.sample(first + i, self.seed, self.augment) for i in range(self.batch_size)), strict=True
-        )
-        arrays = {key: np.stack([sample[key] for sample in samples]) for key in samples[0]}
-        tensors = {k: torch.from_numpy(a) if a.dtype == bool else to_tensor(a) for k, a in arrays.items()}
-        return tensors, sum(skips)
-
-
-class SampleStream:
-    """Endless batches; see `sample_stream`. `step` is the number of the next batch, `skipped` counts samples that
-    were unreadable and gave way to the next one."""
-
-    def __init__(self, batches: _Batches, start_step: int, loader_workers: int) -> None:
-        self.step, self.skipped = start_step, 0
-        if loader_workers:
-            loader = torch.utils.data.DataLoader(
-                batches,
-                batch_size=None,
-                sampler=count(start_step),
-                num_workers=loader_workers,
-                worker_init_fn=_one_thread,
-                pin_memory=torch.cuda.is_available(),
-            )
-            self._batches = iter(loader)
-        else:
-            self._batches = map(batches.__getitem__, count(start_step))
-
-    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
-        return self
-
-    def __next__(self) -> dict[str, torch.Tensor]:
-        tensors, skipped = next(self._batches)
-        self.step += 1
-        self.skipped += skipped
-        return tensors
-
-
-def _one_thread(worker: int) -> None:
-    import cv2
-
-    cv2.setNumThreads(0)  # each worker is one process on one core
-
-
-def sample_stream(
-    dataset: ClipDataset | PairDataset,
-    seed: int,
-    batch_size: int,
-    rank: int = 0,
-    world: int = 1,
-    start_step: int = 0,
-    loader_workers: int = 0,
-    augment: Sequence[str] = (),
-) -> SampleStream:
-    """Endless training batches of one of `world` ranks, each a function of (seed, step) alone.
-
-    Clips give {source, target, driver}, pairs {source, target, same}: images (B, 3, H, W) in [-1, 1], same (B,) bool.
-    Step t of all ranks together holds samples t * world * batch_size onwards, each once, in the order of ranks: two
-    ranks with batch b see what one rank with batch 2b sees. To resume, start at the step to come. `loader_workers`
-    processes decode ahead, in order; 0 decodes in this process.
-    """
-    if batch_size < 1 or not 0 <= rank < world:
-        raise ValueError(f"batch_size {batch_size}, rank {rank} of {world}: need batch_size >= 1 and 0 <= rank < world")
-    return SampleStream(_Batches(dataset, seed, batch_size, rank, world, augment), start_step, loader_workers)

@@ -5,7 +5,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from pipeline.sample.drawing.identity import Attributes, Face, Look, Scene
+from pipeline.sample.drawing.identity import Attributes, Face
+from pipeline.sample.drawing.look import Look, Scene
 from pipeline.sample.drawing.render import Renderer
 from uniface.images import write_image
 

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from pipeline.sample.drawing.identity import Attributes, Face, Look, Scene
+from pipeline.sample.drawing.identity import Attributes, Face
 from pipeline.sample.drawing.light import draw_background
+from pipeline.sample.drawing.look import Look, Scene
 from pipeline.sample.drawing.motion import trajectory
 from pipeline.sample.drawing.render import Renderer
 

@@ -15,8 +15,8 @@ from tiny_training import make_trainable
 
 from pipeline import params, train
 from pipeline.common.places import Places
-from uniface.data import sample_stream
 from uniface.model import UniFace
+from uniface.stream import sample_stream
 from uniface.train import train as train_loop
 
 REPRO = ("dvc", "repro", "--single-item", "train_reenactment")  # its clips are drawn here, no stage before it runs

@@ -23,7 +23,8 @@ from pipeline.params import PairsParams, load
 from pipeline.portraits import report as pictures
 from pipeline.portraits.layouts import open_source
 from pipeline.portraits.prepare import align
-from uniface.data import PairDataset, sample_stream
+from uniface.data import PairDataset
+from uniface.stream import sample_stream
 
 PARAMS = PairsParams(
     source="folder", path="", split="images", test_images=4, pairs_per_image=5, images_per_shard=7, align=False,

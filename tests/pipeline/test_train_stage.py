@@ -16,8 +16,8 @@ from pipeline import params, train
 from pipeline.common.files import digest
 from pipeline.common.places import Places
 from pipeline.tracking import watch
-from uniface.data import sample_stream
 from uniface.model import UniFace, read_metadata
+from uniface.stream import sample_stream
 from uniface.train import train as train_loop
 
 

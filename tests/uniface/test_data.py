@@ -13,7 +13,8 @@ import torch
 
 from pipeline import schemas
 from uniface import tables
-from uniface.data import ClipDataset, PairDataset, read_frames, sample_stream
+from uniface.data import ClipDataset, PairDataset, read_frames
+from uniface.stream import sample_stream
 from uniface.tables import CorruptMedia, read_table
 
 SIZE, FRAMES = 32, 12

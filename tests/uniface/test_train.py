@@ -39,7 +39,7 @@ def test_the_generated_images_serve_both_steps():
     shared, separate = trainer(), trainer()
     calls = []
     call = shared._generate
-    shared._generate = lambda *images: calls.append(1) or call(*images)
+    shared._generate = lambda *images, **task: calls.append(1) or call(*images, **task)
     batch = next(batches())
     shared.train_step(batch)
     assert len(calls) == 1

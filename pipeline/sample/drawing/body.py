@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from pipeline.sample.drawing.identity import Attributes, Face, Look
+from pipeline.sample.drawing.identity import Attributes, Face
 from pipeline.sample.drawing.light import VIEW, Light, shade
+from pipeline.sample.drawing.look import Look
 from pipeline.sample.drawing.maps import colour, ridge, smoothstep
 
 BACK_HAIR = {"long": 1.95, "bangs": 1.6, "bob": 1.05}  # how far down it hangs, head units below the centre

@@ -9,7 +9,8 @@ from functools import cached_property
 import cv2
 import numpy as np
 
-from pipeline.sample.drawing.identity import Face, Look
+from pipeline.sample.drawing.identity import Face
+from pipeline.sample.drawing.look import Look
 from pipeline.sample.drawing.maps import HALF_RANGE, bump, colour, direction, mix, noise, ridge, smoothstep
 
 SHOW_EARS = ("short", "crop", "receding")

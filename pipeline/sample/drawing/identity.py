@@ -6,13 +6,12 @@ takes from the driving frame. Lengths are head units (1 is about 96 mm, less tha
 0-255, angles degrees. The cues of identity are bold on purpose: at 64 px a small network must be able to see them.
 """
 
-import colorsys
 from dataclasses import astuple, dataclass, fields, replace
 from typing import ClassVar
 
 import numpy as np
 
-from pipeline.sample.drawing.maps import Colour
+from pipeline.sample.drawing.maps import Colour, pick, uniform
 
 IRIS_COLOURS = ((78, 46, 24), (120, 78, 36), (44, 30, 22), (62, 104, 150), (78, 128, 84), (128, 146, 156))
 BROW_COLOURS = ((20, 16, 16), (62, 40, 28), (120, 66, 36), (176, 130, 70), (150, 64, 24), (150, 148, 146))
@@ -21,24 +20,7 @@ FRAME_COLOURS = ((16, 16, 18), (120, 30, 30), (40, 60, 120), (190, 160, 80), (22
 MARK_COLOURS = ((150, 50, 60), (70, 44, 36), (230, 205, 190))
 SHADOW_COLOURS = ((120, 60, 160), (40, 110, 160), (170, 80, 60), (50, 130, 80), (40, 34, 40))
 # fmt: off
-SKIN_COLOURS = (
-    (244, 210, 188), (236, 196, 168), (224, 178, 146), (206, 156, 122),
-    (176, 126, 94), (142, 98, 72), (108, 74, 56), (84, 58, 46),
-)
-HAIR_COLOURS = (
-    (26, 22, 22), (44, 32, 26), (74, 50, 34), (104, 70, 42),
-    (150, 108, 62), (196, 156, 100), (132, 62, 34), (140, 136, 132),
-)
 # fmt: on
-HAIR_STYLES = {"short": 0.25, "crop": 0.15, "long": 0.2, "bob": 0.15, "bangs": 0.15, "receding": 0.1}  # and how often
-
-
-def _pick(rng: np.random.Generator, colours: tuple) -> Colour:
-    return colours[int(rng.integers(len(colours)))]
-
-
-def _uniform(rng: np.random.Generator, low: float, high: float) -> float:
-    return float(rng.uniform(low, high))
 
 
 @dataclass(frozen=True)
@@ -126,68 +108,68 @@ class Face:
             return soft + (hard - soft) * ((1 - freedom) * rugged + freedom * float(rng.uniform()))
 
         return cls(
-            width=_uniform(rng, 0.66, 0.88),
-            chin_length=_uniform(rng, 1.12, 1.34),
-            depth=_uniform(rng, 0.92, 1.0),
+            width=uniform(rng, 0.66, 0.88),
+            chin_length=uniform(rng, 1.12, 1.34),
+            depth=uniform(rng, 0.92, 1.0),
             taper=between(0.34, 0.16, 0.6),
             boxiness=between(2.15, 2.6, 0.6),
             jaw=between(0.0, 0.09),
             chin=between(0.06, 0.13, 0.6),
             chin_width=between(0.12, 0.2, 0.6),
-            cheek=_uniform(rng, 0.01, 0.10),
+            cheek=uniform(rng, 0.01, 0.10),
             brow_ridge=between(0.0, 0.035, 0.4),
-            socket=_uniform(rng, 0.05, 0.10),
-            age=_uniform(rng, 0, 1),
-            eye_x=_uniform(rng, 0.290, 0.380),
-            eye_y=_uniform(rng, -0.03, 0.04),
-            eye_width=_uniform(rng, 0.11, 0.20),
-            eye_opening=_uniform(rng, 0.34, 0.74),
-            eye_tilt=_uniform(rng, -0.12, 0.20),
-            iris=_pick(rng, IRIS_COLOURS),
-            iris_radius=_uniform(rng, 0.40, 0.47),
+            socket=uniform(rng, 0.05, 0.10),
+            age=uniform(rng, 0, 1),
+            eye_x=uniform(rng, 0.290, 0.380),
+            eye_y=uniform(rng, -0.03, 0.04),
+            eye_width=uniform(rng, 0.11, 0.20),
+            eye_opening=uniform(rng, 0.34, 0.74),
+            eye_tilt=uniform(rng, -0.12, 0.20),
+            iris=pick(rng, IRIS_COLOURS),
+            iris_radius=uniform(rng, 0.40, 0.47),
             lashes=between(1.0, 0.35),
-            eye_shadow=max(0.0, 0.8 - rugged) * _uniform(rng, 0, 1.6),
-            eye_shadow_colour=_pick(rng, SHADOW_COLOURS),
-            brow_height=_uniform(rng, 0.19, 0.27),
-            brow_width=_uniform(rng, 0.17, 0.25),
+            eye_shadow=max(0.0, 0.8 - rugged) * uniform(rng, 0, 1.6),
+            eye_shadow_colour=pick(rng, SHADOW_COLOURS),
+            brow_height=uniform(rng, 0.19, 0.27),
+            brow_width=uniform(rng, 0.17, 0.25),
             brow_thickness=between(0.02, 0.095, 0.75),
             brow_arch=between(0.05, 0.0, 0.6),
-            brow_tilt=_uniform(rng, -0.5, 0.5),
-            brow_opacity=_uniform(rng, 0.7, 0.97),
-            brow_colour=_pick(rng, BROW_COLOURS),
-            nose_length=_uniform(rng, 0.32, 0.40),
-            nose_height=_uniform(rng, 0.085, 0.225),
-            nose_width=_uniform(rng, 0.045, 0.115),
-            nose_wings=_uniform(rng, 0.06, 0.15),
-            nose_bridge=_uniform(rng, 0.015, 0.05),
-            nose_tip_up=_uniform(rng, -0.02, 0.02),
-            mouth_y=_uniform(rng, 0.245, 0.295),
-            mouth_width=_uniform(rng, 0.155, 0.31),
+            brow_tilt=uniform(rng, -0.5, 0.5),
+            brow_opacity=uniform(rng, 0.7, 0.97),
+            brow_colour=pick(rng, BROW_COLOURS),
+            nose_length=uniform(rng, 0.32, 0.40),
+            nose_height=uniform(rng, 0.085, 0.225),
+            nose_width=uniform(rng, 0.045, 0.115),
+            nose_wings=uniform(rng, 0.06, 0.15),
+            nose_bridge=uniform(rng, 0.015, 0.05),
+            nose_tip_up=uniform(rng, -0.02, 0.02),
+            mouth_y=uniform(rng, 0.245, 0.295),
+            mouth_width=uniform(rng, 0.155, 0.31),
             upper_lip=between(0.085, 0.022, 0.75),
             lower_lip=between(0.12, 0.035, 0.75),
-            cupid_bow=_uniform(rng, 0.2, 0.9),
+            cupid_bow=uniform(rng, 0.2, 0.9),
             lip_redness=between(1.0, 0.05, 0.7),
-            lip_lightness=_uniform(rng, 0.60, 0.98),
-            lip_tint=_uniform(rng, 0.1, 0.95),
-            lip_colour=_pick(rng, LIP_COLOURS),
+            lip_lightness=uniform(rng, 0.60, 0.98),
+            lip_tint=uniform(rng, 0.1, 0.95),
+            lip_colour=pick(rng, LIP_COLOURS),
             freckles=min(1.0, max(0.0, float(rng.normal(0, 0.9)))),
-            blush=_uniform(rng, 0, 1.6),
-            beard=_uniform(rng, 0.35, 0.85) * bool(rng.uniform() < 0.15 + 0.55 * (rugged > 0.5)),
+            blush=uniform(rng, 0, 1.6),
+            beard=uniform(rng, 0.35, 0.85) * bool(rng.uniform() < 0.15 + 0.55 * (rugged > 0.5)),
             beard_full=bool(rng.uniform() < 0.6),
-            beard_colour=_pick(rng, BROW_COLOURS),
+            beard_colour=pick(rng, BROW_COLOURS),
             glasses=bool(rng.uniform() < 0.35),
-            glasses_radius=_uniform(rng, 0.17, 0.24),
-            glasses_thickness=_uniform(rng, 0.012, 0.032),
-            glasses_squareness=_uniform(rng, 1.8, 5),
-            glasses_colour=_pick(rng, FRAME_COLOURS),
+            glasses_radius=uniform(rng, 0.17, 0.24),
+            glasses_thickness=uniform(rng, 0.012, 0.032),
+            glasses_squareness=uniform(rng, 1.8, 5),
+            glasses_colour=pick(rng, FRAME_COLOURS),
             mark=bool(rng.uniform() < 0.4),
-            mark_x=_uniform(rng, -0.55, 0.55),
-            mark_y=_uniform(rng, -0.55, 0.55),
-            mark_radius=_uniform(rng, 0.06, 0.13),
-            mark_colour=_pick(rng, MARK_COLOURS),
+            mark_x=uniform(rng, -0.55, 0.55),
+            mark_y=uniform(rng, -0.55, 0.55),
+            mark_radius=uniform(rng, 0.06, 0.13),
+            mark_colour=pick(rng, MARK_COLOURS),
             mole=bool(rng.uniform() < 0.35),
-            mole_x=_uniform(rng, -0.5, 0.5),
-            mole_y=_uniform(rng, 0.15, 0.75),
+            mole_x=uniform(rng, -0.5, 0.5),
+            mole_y=uniform(rng, 0.15, 0.75),
             texture=int(rng.integers(1 << 30)),
         )
 
@@ -221,84 +203,6 @@ Face.VECTOR_NAMES = tuple(
     if field.name != "texture"
     for suffix in (("_r", "_g", "_b") if field.type is Colour else ("",))
 )
-
-
-@dataclass(frozen=True)
-class Look:
-    """Skin tone, hair and clothes: a swap keeps the target's, a reenactment the source's."""
-
-    skin: Colour
-    hair: Colour
-    style: str  # one of HAIR_STYLES
-    part: float  # where the hair is parted, -: left
-    hairline: float
-    volume: float
-    wave: float
-    cloth: Colour
-    collar: int  # 0 round, 1 V, 2 wide
-    stripes: bool
-    shoulder: float  # half the width of the shoulders
-    texture: int
-
-    @classmethod
-    def sample(cls, rng: np.random.Generator) -> "Look":
-        """A random look. Dark skin comes with dark hair."""
-        tone = _uniform(rng, 0, len(SKIN_COLOURS) - 1.01)
-        i = int(tone)
-        skin = (
-            np.array(SKIN_COLOURS[i]) * (1 - tone + i)
-            + np.array(SKIN_COLOURS[i + 1]) * (tone - i)
-            + rng.normal(0, 3, 3)
-        )
-        hair = HAIR_COLOURS[int(rng.integers(3 if tone > 4 else len(HAIR_COLOURS)))] + rng.normal(0, 4, 3)
-        style = list(HAIR_STYLES)[int(rng.choice(len(HAIR_STYLES), p=list(HAIR_STYLES.values())))]
-        cloth = hsv(_uniform(rng, 0, 180), _uniform(rng, 20, 170), _uniform(rng, 50, 220))
-        return cls(
-            skin=tuple(float(c) for c in skin.clip(0, 255)),
-            hair=tuple(float(c) for c in hair.clip(12, 230)),
-            style=style,
-            part=_uniform(rng, -0.45, 0.45),
-            hairline=_uniform(rng, -0.06, 0.06),
-            volume=_uniform(rng, 0.05, 0.16),
-            wave=_uniform(rng, 0, 1),
-            cloth=cloth,
-            collar=int(rng.integers(3)),
-            stripes=bool(rng.integers(4) == 0),
-            shoulder=_uniform(rng, 1.75, 2.1),
-            texture=int(rng.integers(1 << 30)),
-        )
-
-
-@dataclass(frozen=True)
-class Scene:
-    """Light and background: constant within a video."""
-
-    light_azimuth: float
-    light_elevation: float
-    key: float  # strength of the key light
-    ambient: float
-    warmth: float  # -1 bluish to 1 yellowish
-    background: int  # 0 plain, 1 bokeh, 2 shelves, 3 clouds
-    hue: float  # 0-180, as the next two in OpenCV's ranges
-    saturation: float
-    value: float
-    texture: int
-
-    @classmethod
-    def sample(cls, rng: np.random.Generator) -> "Scene":
-        """A random scene."""
-        return cls(
-            light_azimuth=_uniform(rng, -65, 65),
-            light_elevation=_uniform(rng, 5, 50),
-            key=_uniform(rng, 0.55, 0.85),
-            ambient=_uniform(rng, 0.34, 0.50),
-            warmth=_uniform(rng, -1, 1),
-            background=int(rng.integers(4)),
-            hue=_uniform(rng, 0, 180),
-            saturation=_uniform(rng, 15, 110),
-            value=_uniform(rng, 70, 210),
-            texture=int(rng.integers(1 << 30)),
-        )
 
 
 @dataclass(frozen=True)
@@ -367,9 +271,3 @@ class Attributes:
     def vector(self) -> np.ndarray:
         """(13,) float32 in the order of the fields."""
         return np.array(astuple(self), np.float32)
-
-
-def hsv(hue: float, saturation: float, value: float) -> Colour:
-    """RGB 0-255 of a colour in OpenCV's ranges (hue 0-180, the others 0-255); hue wraps, the others are clipped."""
-    h, s, v = hue % 180 / 180, min(max(saturation, 0), 255) / 255, min(max(value, 15), 250) / 255
-    return tuple(255 * c for c in colorsys.hsv_to_rgb(h, s, v))

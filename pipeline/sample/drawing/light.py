@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from pipeline.sample.drawing.identity import Scene, hsv
+from pipeline.sample.drawing.look import Scene, hsv
 from pipeline.sample.drawing.maps import colour, noise
 
 VIEW = np.array([0, 0, 1], np.float32)

@@ -48,3 +48,13 @@ def direction(u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.
     q = np.minimum(u * u + v * v, 3.96)
     k = np.sqrt(1 - q / 4)
     return u * k, v * k, 1 - q / 2
+
+
+def pick(rng: np.random.Generator, colours: tuple) -> Colour:
+    """One of the colours."""
+    return colours[int(rng.integers(len(colours)))]
+
+
+def uniform(rng: np.random.Generator, low: float, high: float) -> float:
+    """A number between two."""
+    return float(rng.uniform(low, high))

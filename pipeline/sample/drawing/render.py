@@ -9,8 +9,9 @@ import numpy as np
 from pipeline.sample.drawing.body import Body
 from pipeline.sample.drawing.features import JAW_DROP, Animated, animate
 from pipeline.sample.drawing.head import Head
-from pipeline.sample.drawing.identity import Attributes, Face, Look, Scene
+from pipeline.sample.drawing.identity import Attributes, Face
 from pipeline.sample.drawing.light import FILM, VIEW, Light, draw_background, shade
+from pipeline.sample.drawing.look import Look, Scene
 from pipeline.sample.drawing.maps import HALF_RANGE
 
 CAMERA = 10.0  # distance of the camera from the head's resting place, head units

@@ -12,7 +12,8 @@ from functools import partial
 import cv2
 import numpy as np
 
-from pipeline.sample.drawing.identity import Attributes, Face, Look, Scene
+from pipeline.sample.drawing.identity import Attributes, Face
+from pipeline.sample.drawing.look import Look, Scene
 from pipeline.sample.drawing.render import Renderer
 
 TRAIN, FRAMES, HELD_OUT, HELD_OUT_FRAMES, HELD_OUT_PERSONS = range(5)  # streams

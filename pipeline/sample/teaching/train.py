@@ -22,8 +22,10 @@ from pipeline.common.files import atomic_write, sha256, write_json
 from pipeline.sample.drawing.identity import Attributes, Face
 from pipeline.sample.teaching import data as net_data
 from pipeline.sample.teaching.detector import train_detector
+from pipeline.sample.teaching.measure import detector_quality, enlarged, judge_check, predicted, r2
 from pipeline.sample.teaching.models import STRIDES, Cropped, Output, PerceptualRegression, Regression
 from uniface.backbones import recogniser_input
+from uniface.images import to_tensor
 
 POSE = ("yaw", "pitch", "roll")
 EXPRESSION = ("mouth", "smile", "blink", "gaze_x", "gaze_y", "brow", "pucker")
@@ -44,11 +46,6 @@ class Standardised:
 
     def __call__(self, values: Tensor) -> Tensor:
         return (values - self.mean) / self.deviation
-
-
-def to_images(pictures: np.ndarray) -> Tensor:
-    """uint8 (N, H, W, 3) to float (N, 3, H, W) in [-1, 1]."""
-    return torch.from_numpy(pictures).permute(0, 3, 1, 2).float().div(127.5).sub(1)
 
 
 def augmented(images: Tensor, generator: torch.Generator) -> Tensor:
@@ -103,7 +100,7 @@ def train_regression(
     for step in range(steps):
         chosen = torch.randint(len(data), (BATCH,), generator=generator)
         flipped = torch.rand(BATCH, generator=generator) < 0.5
-        images = to_images(data.images[chosen.numpy()])
+        images = to_tensor(data.images[chosen.numpy()])
         images[flipped] = images[flipped].flip(3)
         images = view(augmented(images, generator)).contiguous(memory_format=torch.channels_last)
         loss = torch.zeros(())
@@ -118,25 +115,6 @@ def train_regression(
             print(f"    step {step}/{steps}: loss {loss.item():.3f}", flush=True)
     net.eval()
     return tuple(targets)
-
-
-@torch.no_grad()
-def predicted(net: nn.Module, view, pictures: np.ndarray) -> tuple[Tensor, Tensor]:
-    """Standardised face parameters and attributes of pictures, as seen through 64 px."""
-    parts = [net(view(seen_at_64(to_images(pictures[i : i + 100])))) for i in range(0, len(pictures), 100)]
-    return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
-
-
-def seen_at_64(images: Tensor) -> Tensor:
-    return enlarged(F.avg_pool2d(images, 2))
-
-
-def enlarged(images: Tensor) -> Tensor:
-    return F.interpolate(images, scale_factor=2.0, mode="bilinear", align_corners=False)
-
-
-def r2(prediction: Tensor, truth: Tensor) -> Tensor:
-    return 1 - ((prediction - truth) ** 2).mean(0) / truth.var(0, correction=0).clamp_min(1e-6)
 
 
 def recogniser(net: Regression, validation: net_data.Portraits, target: Standardised) -> Output:
@@ -162,32 +140,6 @@ def recogniser(net: Regression, validation: net_data.Portraits, target: Standard
     return Output(net, project @ linear.weight.data[kept], bias).eval()
 
 
-@torch.no_grad()
-def gate(embed: nn.Module, swaps: net_data.Swaps, persons: np.ndarray) -> dict[str, float]:
-    """May this recogniser judge swaps? On the exact swap it must see the source, and look past the target."""
-
-    def embedding(pictures: np.ndarray) -> Tensor:
-        return F.normalize(embed(recogniser_input(seen_at_64(to_images(pictures)))), dim=1)
-
-    source, target, swapped = (embedding(p) for p in (swaps.source, swaps.target, swaps.swapped))
-    to_source, to_target = (swapped * source).sum(1), (swapped * target).sum(1)
-    everyone = swapped @ source.T
-    right, wrong = everyone.diagonal(), everyone[~torch.eye(len(source), dtype=torch.bool)]
-    first, second = embedding(persons[:, 0]), embedding(persons[:, 1])
-    same, other = (first * second).sum(1), (first * second.roll(1, 0)).sum(1)
-    scores = torch.cat([same, other])
-    accuracy = max(float(((same >= t).float().mean() + (other < t).float().mean()) / 2) for t in scores)
-    return {
-        "similarity_to_source": float(to_source.mean()),
-        "similarity_to_target": float(to_target.mean()),
-        "difference": float((to_source - to_target).mean()),
-        "right_share": float((to_source > to_target).float().mean()),
-        "auc": float((right[:, None] > wrong[None]).float().mean()),
-        "verification_accuracy": accuracy,
-        "pairs": len(source),
-    }
-
-
 def face_part(images: Tensor) -> Tensor:
     return Cropped(nn.Identity())(images)
 
@@ -209,41 +161,6 @@ def regressor_of(net: Regression, target: Standardised, swaps: net_data.Swaps) -
         "r2": {name: quality[name] for name in quoted},
         "mean_error_degrees": {name: error[name] for name in POSE},
     }
-
-
-def detector_quality(path: Path, seed: int, scenes: int) -> dict[str, float]:
-    """Recall at IoU >= 0.7, mean IoU, landmark error in eye distances, on held-out frames, through insightface."""
-    from uniface.faces import Faces
-
-    frames = net_data.frames(seed, net_data.HELD_OUT_FRAMES, scenes, 1)
-    faces = Faces(path.parent, threads=1, recognise=False)
-    overlaps, errors, surplus = [], [], 0
-    for image, boxes, landmarks in zip(frames.images, frames.boxes, frames.landmarks, strict=True):
-        found = faces.detect(image)
-        matched = 0
-        for box, points in zip(boxes, landmarks, strict=True):
-            if np.isnan(box).any():
-                continue
-            best = max(((iou(box, one.box), one) for one in found), key=lambda pair: pair[0], default=(0.0, None))
-            overlaps.append(best[0])
-            if best[0] >= 0.5:
-                matched += 1
-                eyes = np.linalg.norm(points[0] - points[1])
-                errors.append(np.linalg.norm(best[1].landmarks - points, axis=1).mean() / eyes)
-        surplus += len(found) - matched
-    return {
-        "recall_at_iou_0.7": float(np.mean(np.array(overlaps) >= 0.7)),
-        "mean_iou": float(np.mean(overlaps)),
-        "landmark_error": float(np.median(errors)) if errors else None,
-        "surplus_per_frame": surplus / len(frames.images),
-        "faces": len(overlaps),
-    }
-
-
-def iou(a: np.ndarray, b: np.ndarray) -> float:
-    """Intersection over union of two boxes (left, top, right, bottom)."""
-    cross = np.clip(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]), 0, None).prod()
-    return float(cross / ((a[2:] - a[:2]).prod() + (b[2:] - b[:2]).prod() - cross))
 
 
 def export(net: nn.Module, example: Tensor, path: Path, outputs: list[str], metadata: dict[str, str]) -> None:
@@ -316,7 +233,7 @@ def teach_recogniser(name: str, pictures: Pictures, steps: int, out: Path) -> di
     target, _ = train_regression(net, recogniser_input, training, steps, pictures.seed + offset, (1.0, 0.3))
     embed = recogniser(net, validation, target)
     export(embed, torch.zeros(1, 3, 112, 112), out / f"{name}.onnx", ["embedding"], {})
-    return gate(embed, pictures.swaps, pictures.persons) | {"dimensions": embed.linear.out_features}
+    return judge_check(embed, pictures.swaps, pictures.persons) | {"dimensions": embed.linear.out_features}
 
 
 def teach_regressor(pictures: Pictures, steps: int, out: Path) -> dict:

@@ -11,13 +11,16 @@ import pytest
 import torch
 
 from pipeline.common.files import sha256
-from pipeline.sample.drawing.identity import Attributes, Face, Look, Scene
+from pipeline.sample.drawing.identity import Attributes, Face
+from pipeline.sample.drawing.look import Look, Scene
 from pipeline.sample.drawing.render import Renderer
 from pipeline.sample.teaching import data as net_data
 from pipeline.sample.teaching import train as train_nets
 from pipeline.sample.teaching.detector import anchors, assigned
+from pipeline.videos.fomm import iou
 from uniface.backbones import load_perceptual, load_recogniser, load_regressor
 from uniface.faces import Faces
+from uniface.images import to_tensor
 
 NETS = Path(net_data.__file__).parents[1] / "nets"
 REPORT = json.loads((NETS / "report.json").read_text())["nets"]
@@ -26,7 +29,7 @@ SEED = 7  # none of these pictures was in training or in the report, which have 
 
 
 def at_64(pictures: np.ndarray) -> torch.Tensor:
-    return torch.nn.functional.avg_pool2d(train_nets.to_images(pictures), 2)
+    return torch.nn.functional.avg_pool2d(to_tensor(pictures), 2)
 
 
 @pytest.fixture(scope="module")
@@ -64,8 +67,8 @@ def test_files_are_those_of_the_report_and_small():
 
 
 @pytest.mark.parametrize("name", RECOGNISERS)
-def test_gate(name, swaps):
-    """On the exact swap a recogniser sees the source and looks past the target (SAMPLE.md's gate)."""
+def test_judge_check(name, swaps):
+    """On the exact swap a recogniser sees the source and looks past the target ."""
     assert REPORT[name]["difference"] >= 0.5
     assert REPORT[name]["right_share"] >= 0.95
     net = load_recogniser(NETS / f"{name}.onnx")
@@ -116,7 +119,7 @@ def test_detector_finds_every_face_of_a_frame_and_no_other(faces):
     for image, boxes in zip(frames.images, frames.boxes, strict=True):
         detections = faces.detect(image)
         true = [box for box in boxes if not np.isnan(box).any()]
-        hits += sum(any(train_nets.iou(box, one.box) >= 0.7 for one in detections) for box in true)
+        hits += sum(any(iou(box, one.box) >= 0.7 for one in detections) for box in true)
         wanted, found = wanted + len(true), found + len(detections)
     assert wanted >= 15
     assert hits >= 0.95 * wanted

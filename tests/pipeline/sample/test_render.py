@@ -5,7 +5,8 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 
-from pipeline.sample.drawing.identity import HAIR_STYLES, Attributes, Face, Look, Scene
+from pipeline.sample.drawing.identity import Attributes, Face
+from pipeline.sample.drawing.look import HAIR_STYLES, Look, Scene
 from pipeline.sample.drawing.motion import trajectory
 from pipeline.sample.drawing.render import Renderer
 from pipeline.sample.gallery import POSES, draw_gallery

@@ -2,7 +2,7 @@
 # yt-dlp 2026.10.26 + decord 0.6.0 (OpenCV 5.0.0.93, PyAV 18.1.0): a section of a video (--download-sections).
 #
 # Guess: a cut that is not on a keyframe either begins early (the keyframe's frames are there) or is re-encoded; and
-#   a reader's length, its frames in order and its frames by index agree about it, as decord's page promises.
+#   a reader's length, its frames in order and its frames by index agree about it.
 # Seen: the file keeps the keyframe's frames behind an edit list. PyAV shows only the asked-for frames, but decord's
 #   len() and OpenCV's frame count include the hidden ones. Read in order, decord shows what PyAV shows and then the
 #   last picture again and again up to its length; asked for one index alone it counts the hidden frames as soon as a

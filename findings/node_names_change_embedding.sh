@@ -4,7 +4,7 @@
 # Guess: a node's name in an ONNX graph is a label; two graphs that differ in labels only give one embedding, as they do
 #   in onnxruntime. How pictures are scaled is a setting, or is told by what the first nodes do.
 # Seen: ArcFaceONNX looks at the *names* of the first eight nodes: with one that begins with "Sub" and one with "Mul" it
-#   feeds 0..255, else (x - 127.5) / 127.5. The net that scales its own input is scaled twice once its names are gone or
+#   feeds 0..255, else (x - 127.5) / 127.5. The net that scales its own input is scaled twice once its nodes are
 #   renamed, the faces' embeddings change to another direction, and nothing is said.
 set -euo pipefail
 work=$(mktemp -d); trap 'rm -rf "$work"' EXIT; cd "$work"

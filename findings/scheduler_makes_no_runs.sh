@@ -5,7 +5,7 @@
 #   server would not start, or its health check or the creation of the deployment would fail.
 # Seen: with 2.1 the server starts, reports health, takes the deployment and lists its schedule as active, but makes no
 #   run of it in 30 s: its scheduler raises "Can't evaluate bulk DML statement" at every turn, in the server's log only.
-#   With 2.0 the runs are there within seconds. fastapi is held, since newer ones fail otherwise.
+#   With 2.0 the runs are there within seconds. fastapi is pinned, so that it has no part in this.
 set -euo pipefail
 work=$(mktemp -d); server=; trap '[ -z "$server" ] || kill "$server" 2>/dev/null; wait; rm -rf "$work"' EXIT; cd "$work"
 python3 -m venv venv

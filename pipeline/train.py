@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 
 from pipeline.common.cluster import connect
 from pipeline.common.code import code
-from pipeline.common.files import atomic_write, work_folder
+from pipeline.common.files import atomic_write, contents, work_folder
 from pipeline.common.nets import read_manifest
 from pipeline.common.places import Places, main
 from pipeline.params import ComputeParams, Params
@@ -65,7 +65,8 @@ def train_stage(task: Task, params: Params, places: Places) -> Path:
     """
     places, stage = Places(places.root.resolve()), f"train_{task}"
     job = make_job(task, params, places)
-    folder = work_folder(stage, *fingerprint(job), work=places.work)
+    memory = places.work / "contents" / f"{Path(job.data).name}.json"
+    folder = work_folder(stage, *fingerprint(job, memory), work=places.work)
     model, report = places.model(task), places.reports / f"{task}.csv"
     finished = {folder / model.name: model, folder / report.name: report}
     with only_training(folder.parent.with_suffix(".lock"), stage):
@@ -103,18 +104,16 @@ def make_job(task: Task, params: Params, places: Places) -> TrainJob:
     )
 
 
-def fingerprint(job: TrainJob) -> tuple[Any, ...]:
+def fingerprint(job: TrainJob, memory: Path) -> tuple[Any, ...]:
     """What decides the result, for the digest: params, inputs and the code that computes, not the machine.
 
-    Shards count by name and size and by the tables that list them, so that a data set of terabytes need not be read.
+    All files of the data set count by their bytes; `memory` says those of files that were read before.
     """
-    data = Path(job.data)
-    tables = [path for path in sorted(data.glob("*.parquet")) if "-" not in path.stem]
-    shards = [[path.name, path.stat().st_size] for path in sorted(data.glob("*-*.parquet"))]
+    data = contents(job.data, memory)
     manifest = read_manifest(Path(job.nets))
     nets = {role: manifest[role]["sha256"] for role in NETS if role in manifest}
     stage1 = Path(job.stage1) if job.stage1 else None
-    return job.task, job.model, job.config, job.seed, tables, shards, nets, stage1, code("pipeline.train")
+    return job.task, job.model, job.config, job.seed, data, nets, stage1, code("pipeline.train")
 
 
 @contextmanager

@@ -5,7 +5,9 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -41,6 +43,50 @@ def _canonical(item: object) -> object:
     if isinstance(item, list | tuple):
         return [_canonical(value) for value in item]
     return item
+
+
+def stamp(path: str | Path) -> list[int]:
+    """What changes when a file is written or replaced: size, time of writing, inode and, without hard links, ctime.
+
+    No program sets a ctime: content put in place under the old time is seen too. Links move it, so that of a file with
+    several names does not count.
+    """
+    found = os.stat(path)
+    return [found.st_size, found.st_mtime_ns, found.st_ino, found.st_ctime_ns if found.st_nlink == 1 else 0]
+
+
+def stamps(path: str | Path) -> dict[str, list[int]]:
+    """`stamp` of every file below a folder, by its path below it; of a file, under its name; nothing of nothing."""
+    path = Path(path)
+    if path.is_file():
+        return {path.name: stamp(path)}
+    files = sorted(Path(folder, name) for folder, _, names in os.walk(path) for name in names)
+    return {file.relative_to(path).as_posix(): stamp(file) for file in files if file.is_file()}
+
+
+SETTLED = 2.0
+"""Seconds since a file's last change after which its stamp tells it from a later change; clocks of disks are coarse."""
+
+
+def contents(path: str | Path, memory: str | Path) -> dict[str, str]:
+    """sha256 of every file below a folder, by its path below it; `memory` is a JSON file that spares reading twice.
+
+    What it remembers holds as long as a file's `stamp` does.
+    """
+    path, memory = Path(path), Path(memory)
+    known = json.loads(memory.read_text(encoding="utf-8")) if memory.is_file() else {}
+    now = time.time_ns()
+
+    def one(name: str, stamped: list[int]) -> tuple[list[int], str]:
+        remembered = known.get(name)
+        return stamped, remembered[1] if remembered and remembered[0] == stamped else sha256(path / name)
+
+    found = stamps(path)
+    with ThreadPoolExecutor(4) as pool:  # hashing runs beside Python
+        made = dict(zip(found, pool.map(one, found, found.values()), strict=True))
+    old = now - int(SETTLED * 1e9)
+    write_json(memory, {name: entry for name, entry in made.items() if os.stat(path / name).st_ctime_ns < old})
+    return {name: content for name, (_, content) in made.items()}
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import os
 import queue
 import sys
 import threading
@@ -33,7 +34,8 @@ def loaded(project) -> params.Params:
 
 
 def run_name(project: Path, loaded: params.Params) -> str:
-    return digest(*train.fingerprint(train.make_job("reenactment", loaded, Places(project))))
+    job = train.make_job("reenactment", loaded, Places(project))
+    return digest(*train.fingerprint(job, project / "contents.json"))
 
 
 def test_params_inputs_and_code_decide_the_run_and_the_machine_does_not(project, loaded, monkeypatch):
@@ -55,6 +57,20 @@ def test_params_inputs_and_code_decide_the_run_and_the_machine_does_not(project,
     assert len(names) == 6
 
 
+def test_other_pictures_in_a_shard_of_the_same_size_are_another_run(project, loaded):
+    """Even put in place by hand, in the same file and under the old time."""
+    name, shard = run_name(project, loaded), project / "data" / "clips" / "train-00000.parquet"
+    before = shard.stat()
+    content = bytearray(shard.read_bytes())
+    half = slice(len(content) // 4, len(content) // 2)
+    content[half] = bytes(255 - byte for byte in content[half])
+    with shard.open("r+b") as file:
+        file.write(content)
+    os.utime(shard, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert shard.stat().st_size == before.st_size and shard.stat().st_ino == before.st_ino
+    assert run_name(project, loaded) != name
+
+
 def test_swapping_depends_on_stage_1(project, loaded):
     (project / "data" / "pairs").mkdir()
     with pytest.raises(FileNotFoundError, match=r"run python -m pipeline\.train reenactment"):
@@ -64,7 +80,7 @@ def test_swapping_depends_on_stage_1(project, loaded):
     path = project / "models" / "reenactment.safetensors"
     model.save(path)
     job = train.make_job("swapping", loaded, Places(project))
-    name = digest(*train.fingerprint(job))
+    name = digest(*train.fingerprint(job, project / "contents.json"))
     made = train.make_trainer(job)
     for key, value in model.attribute_embedder.state_dict().items():
         assert torch.equal(made.model.attribute_embedder.state_dict()[key], value)
@@ -72,7 +88,7 @@ def test_swapping_depends_on_stage_1(project, loaded):
     mine, theirs = (net.identity_embedder.state_dict()[name_of_one] for net in (made.model, model))
     assert not torch.equal(mine, theirs)
     UniFace(loaded.model).save(path)
-    assert digest(*train.fingerprint(job)) != name
+    assert digest(*train.fingerprint(job, project / "contents.json")) != name
 
 
 def test_missing_data_is_named(project, loaded):

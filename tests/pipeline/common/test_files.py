@@ -1,12 +1,14 @@
 """pipeline/files.py: digests, atomic writes, work folders."""
 
 import json
+import os
 from dataclasses import dataclass
 
 import numpy as np
 import pytest
 
-from pipeline.common.files import atomic_write, digest, publish, sha256, work_folder, write_json
+from pipeline.common import files
+from pipeline.common.files import atomic_write, contents, digest, publish, sha256, stamps, work_folder, write_json
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,43 @@ def test_digest_of_files_goes_by_bytes(tmp_path):
     two.write_bytes(b"y")
     assert digest(one) != digest(two) and digest(tmp_path) != before
     assert sha256(one) == "2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881"
+
+
+def test_contents_reads_a_settled_file_once_and_sees_every_change(tmp_path, monkeypatch):
+    folder, memory, read = tmp_path / "data", tmp_path / "memory.json", []
+    (folder / "deep").mkdir(parents=True)
+    one, two = folder / "one", folder / "deep" / "two"
+    one.write_bytes(b"x")
+    two.write_bytes(b"y")
+    monkeypatch.setattr(files, "sha256", lambda path: (read.append(path.name), sha256(path))[1])
+    first = contents(folder, memory)
+    assert first == {"one": sha256(one), "deep/two": sha256(two)} and len(read) == 2
+    monkeypatch.setattr(files, "SETTLED", -1.0)  # as if all were old
+    assert contents(folder, memory) == first and len(read) == 4  # too fresh to be remembered before
+    assert contents(folder, memory) == first and len(read) == 4
+    os.utime(one)
+    assert contents(folder, memory) == first and read[4:] == ["one"]
+    time = two.stat().st_mtime_ns
+    two.write_bytes(b"z")
+    os.utime(two, ns=(time, time))  # the same size, inode and time of writing
+    assert contents(folder, memory)["deep/two"] == sha256(two) != first["deep/two"]
+    (folder / "new").write_bytes(b"x")
+    one.unlink()
+    assert sorted(contents(folder, memory)) == ["deep/two", "new"]
+    assert contents(tmp_path / "nowhere", memory) == {}
+
+
+def test_a_hard_link_more_is_no_change_and_another_file_under_the_name_is(tmp_path):
+    path, other = tmp_path / "a", tmp_path / "b"
+    path.write_bytes(b"x")
+    os.link(path, tmp_path / "first")
+    before = stamps(path)
+    os.link(path, tmp_path / "second")
+    assert stamps(path) == before
+    other.write_bytes(b"y")
+    os.utime(other, ns=(path.stat().st_mtime_ns,) * 2)
+    os.replace(other, path)
+    assert stamps(path) != before
 
 
 def test_atomic_write_leaves_the_old_file_or_the_whole_new_one(tmp_path):

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from pipeline import schemas
-from pipeline.common.files import digest, publish, sha256, write_json
+from pipeline.common.files import digest, publish, sha256, stamps, write_json
 from pipeline.common.places import Places, main
 from pipeline.common.progress import progress
 from pipeline.params import DownloadParams, Params
@@ -25,7 +25,7 @@ from pipeline.videos import codec, folders, youtube
 from pipeline.videos.annotations import META_FILE, TEST_SPEAKERS, Annotations, Listed, read_meta
 
 STATUSES = ("ok", "unavailable", "failed")
-VERSION = 1
+VERSION = 2
 """Of the files in which `State` remembers a video."""
 _FACTS = ("status", "reason", "width", "height", "fps", "frames", "sha256", "tried_at")
 
@@ -97,7 +97,7 @@ def _plan(params: Params, root: Path, memory: Path) -> tuple[Annotations | None,
 
 def _from_folder(folder: Path, where: Path) -> tuple[Annotations | None, list[Wanted]]:
     found = folders.scan(folder)
-    annotations = Annotations(where) if where.exists() else None
+    annotations = Annotations(where) if where.exists() and where.suffix != ".md" else None
     if annotations:
         listed = annotations.videos()
     else:
@@ -152,9 +152,9 @@ def _given_files(one: Wanted) -> dict[str, Path]:
 
 
 def _stamp(files: dict[str, Path]) -> list:
-    """Changes when one of the files does."""
-    stats = [path.stat() if path.exists() else None for path in files.values()]
-    return [[name, stat and stat.st_size, stat and stat.st_mtime_ns] for name, stat in zip(files, stats, strict=True)]
+    """Changes when one of the files does, or a frame in one of the folders of frames."""
+    # without ctime, which the links that `_place` makes would move
+    return [[name, [[inner, *stamp[:3]] for inner, stamp in stamps(path).items()]] for name, path in files.items()]
 
 
 def _settle(

@@ -20,11 +20,11 @@ import pyarrow as pa
 
 from pipeline import schemas
 from pipeline.common.code import code
-from pipeline.common.files import atomic_write, publish, work_folder, write_json
+from pipeline.common.files import atomic_write, contents, publish, work_folder, write_json
 from pipeline.common.places import Places, main
 from pipeline.common.progress import progress
 from pipeline.params import PairsParams, Params
-from pipeline.portraits.layouts import IDENTITIES, PARTITION, Files, Item, open_source
+from pipeline.portraits.layouts import IDENTITIES, PARTITION, Files, Item, Layout, open_source
 from pipeline.portraits.prepare import Rejected, prepare
 
 if TYPE_CHECKING:
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 BLOCK = 64
 """Images in memory at a time, while a shard is written."""
+
+PER_PERSON = 1000
+"""Images per person, on the average, from which they are taken for no persons: public sets have some 5 to 400."""
 
 NAMED = 50
 """Rejected images that the report names per reason; `data/pairs/index.parquet` names all."""
@@ -43,15 +46,19 @@ def pairs(params: Params, places: Places, threads: int | None = None) -> dict:
     Finished shards survive a kill. Raises ValueError or FileNotFoundError if the source, the split or the identities
     do not allow pairs.
     """
-    settings, where = params.pairs, places.root / params.pairs.path
+    settings, sample = params.pairs, params.pairs.source == "sample"
+    where = places.work / "pairs" / "sample-raw" if sample else places.root / settings.path
     if where.resolve().is_relative_to(places.pairs.resolve()):
         raise ValueError(f"pairs.path is {where}, but this stage replaces {places.pairs}: keep the images elsewhere")
-    if settings.source == "sample":
+    if sample:
         write_sample(params, where)
-    files, items, layout = open_source("folder" if settings.source == "sample" else settings.source, where)
+    kind = "folder" if sample else settings.source
+    files, items, layout = open_source(kind, where, settings.level, settings.pattern, settings.identity_column)
+    _check_persons(items, layout, where)
     splits = _split(items, settings, params.seed)
     networks = places.nets / "faces" if settings.align else None
-    inputs = settings, params.seed, params.image_size, files.stamps, networks
+    pictures = contents(files.on_disk[0], places.work / "contents" / "pictures.json", files.on_disk[1])
+    inputs = settings, params.seed, params.image_size, pictures, networks
     state = work_folder("pairs", *inputs, code("pipeline.pairs"), work=places.work)
     work = state / "out"
     faces = _faces(networks) if networks else None
@@ -73,6 +80,16 @@ def pairs(params: Params, places: Places, threads: int | None = None) -> dict:
     shutil.rmtree(state)
     print(json.dumps({key: value for key, value in found.items() if key != "rejected_names"}, indent=2))
     return found
+
+
+def _check_persons(items: list[Item], layout: Layout, where: Path) -> None:
+    """Raise ValueError where what was taken for persons can be none: classes of pictures, such as women and men."""
+    named = Counter(item.identity for item in items if item.identity is not None)
+    if named and named.total() >= PER_PERSON * len(named):
+        raise ValueError(
+            f"{where}: {named.total()} images of {len(named)} persons by {layout.identity}, {next(iter(named))!r} first: "
+            "these are classes, not persons (pairs.identity_column or pairs.level says what names a person)"
+        )
 
 
 def _split(items: list[Item], settings: PairsParams, seed: int) -> list[str | None]:
@@ -251,14 +268,15 @@ def _write_listed(path: Path, listed: Path, kept: list[dict]) -> int:
 # --- report --------------------------------------------------------------------------------------------------------
 
 
-def _report(settings: PairsParams, layout: str, index: list[dict], kept: list[dict], known: int) -> dict:
+def _report(settings: PairsParams, layout: Layout, index: list[dict], kept: list[dict], known: int) -> dict:
     rejected: dict[str, list[str]] = {}
     for row in index:
         if row["status"] != "kept":
             rejected.setdefault(row["status"], []).append(f"{row['name']}: {row['reason']}")
     persons = {split: {row["identity"] for row in kept if row["split"] == split} for split in ("train", "test")}
     return {
-        "layout": layout,
+        "layout": layout.name,
+        "identities_from": layout.identity,
         "images": {"found": len(index), "kept": len(kept), "rejected": len(index) - len(kept)},
         "split": {"rule": settings.split, **{split: sum(r["split"] == split for r in kept) for split in persons}},
         "identities": {

@@ -4,11 +4,12 @@ The file is read as DVC reads it (YAML 1.2): `dvc exp run -S train_reenactment.l
 number there and a text in YAML 1.1.
 """
 
+import difflib
 import json
 import os
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -17,6 +18,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from uniface.config import ModelConfig, TrainConfig, WrongSettings
 
 Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Number = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -93,6 +95,9 @@ class PairsParams:
     images_per_shard: Count
     align: bool
     evaluation_pairs: str
+    level: Number = 0
+    pattern: Annotated[str, Field(min_length=1)] = "*.parquet"
+    identity_column: str = ""
 
 
 @dataclass(frozen=True)
@@ -148,7 +153,7 @@ class ComputeParams:
 class Params:
     """The whole of params.yaml, a field per section. `model.image_size` is the top one, not a key of its section."""
 
-    seed: Number
+    seed: Seed
     image_size: int
     sample: SampleParams
     weights: WeightsParams
@@ -190,14 +195,22 @@ def load(path: str | Path = "params.yaml") -> Params:
         values["model"] = {"image_size": values.get("image_size"), **model}
     values["compute"] = _from_environment(values.get("compute"))
     try:
-        params = _ADAPTER.validate_json(json.dumps(values, default=str))  # JSON mode: strict, yet lists fill tuples
+        text = json.dumps(_texts(values), default=str)  # dates
+        params = _ADAPTER.validate_json(text)  # JSON mode: strict, yet lists fill tuples
         lines = [f"  {name}: missing" for name in _missing(Params, values)]
-        lines = lines or [f"  {line}" for line in _combinations(params)]
+        lines = lines or [f"  {line}" for line in (*_combinations(params), *_paths(params, path.parent))]
     except ValidationError as error:
         lines = list(dict.fromkeys(line for one in error.errors() for line in _explain(one)))
     if own or lines:
         raise ValueError(f"{path} has wrong keys or values:\n" + "\n".join(own + lines)) from None
-    return params
+    return _expanded(params)
+
+
+def _texts(value: object) -> object:
+    """The value with keys of mappings as texts: YAML allows dates and lists there."""
+    if isinstance(value, dict):
+        return {str(key): _texts(one) for key, one in value.items()}
+    return [_texts(one) for one in value] if isinstance(value, list) else value
 
 
 def _has_size(model: object) -> bool:
@@ -246,11 +259,58 @@ def _explain(error: dict) -> Iterator[str]:
     elif error["type"] == "missing":
         yield f"  {name}: missing"
     elif error["type"] == "unexpected_keyword_argument":
-        yield f"  {name}: unknown key"
+        yield f"  {name}: unknown key{_meant(place)}"
     elif name == "model.image_size":
         yield f"  image_size: {error['msg']}, got {error['input']!r}"
+    elif error["type"] == "literal_error" and "[key]" in error["loc"]:
+        yield f"  {name}: unknown key{_closest(place[-1], get_args(Exam))}"
     else:
         yield f"  {name}: {error['msg']}, got {error['input']!r}"
+
+
+def _meant(place: list[str]) -> str:
+    """The key of a section that an unknown one looks like, as a question."""
+    section = Params
+    for name in place[:-1]:
+        section = next((field.type for field in fields(section) if field.name == name), None)
+        if not is_dataclass(section):
+            section = GateParams  # the only one inside a mapping
+            break
+    return _closest(place[-1], [field.name for field in fields(section)])
+
+
+def _closest(name: str, known: Sequence[str]) -> str:
+    found = difflib.get_close_matches(name, known, 1)
+    return f", did you mean {found[0]}?" if found else ""
+
+
+SEEN_BY_DVC = ("download.folder", "download.annotations", "pairs.path")
+"""Paths that dvc.yaml makes dependencies of: DVC must find them as they are written."""
+
+
+def _paths(params: Params, root: Path) -> Iterator[str]:
+    """What is wrong with paths: files that are not there, and what DVC would not find."""
+    for name in SEEN_BY_DVC:
+        if (path := _value(params, name)).startswith("~"):
+            yield f"{name}: {path!r}: DVC, which looks for changes there, knows no ~: write {Path(path).expanduser()}"
+    cookies = params.download.cookies
+    if cookies and not (root / Path(cookies).expanduser()).is_file():
+        yield f"download.cookies: {cookies!r} is not there"
+
+
+def _expanded(params: Params) -> Params:
+    """With ~ in paths as the home that it means."""
+
+    def home(path: str) -> str:
+        return os.path.expanduser(path)
+
+    return replace(
+        params,
+        weights=replace(params.weights, regressor=home(params.weights.regressor)),
+        download=replace(params.download, cookies=home(params.download.cookies)),
+        pairs=replace(params.pairs, evaluation_pairs=home(params.pairs.evaluation_pairs)),
+        compute=replace(params.compute, storage=home(params.compute.storage)),
+    )
 
 
 def _combinations(params: Params) -> Iterator[str]:
@@ -269,7 +329,7 @@ def _combinations(params: Params) -> Iterator[str]:
         portraits = sample.portraits * sample.scale
         if pairs.test_images >= portraits:
             yield f"pairs.test_images: {pairs.test_images} leaves none of the sample's {portraits} for training"
-    if params.download.source == "youtube" and "{id}" not in params.download.url:
+    if "{id}" not in params.download.url:
         yield f"download.url: {params.download.url!r} does not say where the video's {{id}} goes"
     for name in ("train_reenactment", "train_swapping"):
         config: TrainConfig = getattr(params, name)

@@ -65,14 +65,14 @@ def train_stage(task: Task, params: Params, places: Places) -> Path:
     """
     places, stage = Places(places.root.resolve()), f"train_{task}"
     job = make_job(task, params, places)
-    memory = places.work / "contents" / f"{Path(job.data).name}.json"
-    folder = work_folder(stage, *fingerprint(job, memory), work=places.work)
+    folder = work_folder(stage, *fingerprint(job), work=places.work)
     model, report = places.model(task), places.reports / f"{task}.csv"
     finished = {folder / model.name: model, folder / report.name: report}
     with only_training(folder.parent.with_suffix(".lock"), stage):
         if all(path.is_file() for path in finished):
             print(f"{stage}: trained before ({folder.relative_to(places.root)}), writing the outputs again", flush=True)
         else:
+            check_contextual_maps(job)
             state = run_on_ray(job, params.compute, folder, places)
             write_results(job, state, folder / model.name, folder / report.name)
             shutil.rmtree(folder / "ray", ignore_errors=True)
@@ -104,12 +104,13 @@ def make_job(task: Task, params: Params, places: Places) -> TrainJob:
     )
 
 
-def fingerprint(job: TrainJob, memory: Path) -> tuple[Any, ...]:
+def fingerprint(job: TrainJob) -> tuple[Any, ...]:
     """What decides the result, for the digest: params, inputs and the code that computes, not the machine.
 
-    All files of the data set count by their bytes; `memory` says those of files that were read before.
+    All files of the data set count by their bytes, which are read again only of files that changed.
     """
-    data = contents(job.data, memory)
+    folder = Path(job.data)
+    data = contents(folder, folder.parents[1] / "work" / "contents" / f"{folder.name}.json")
     manifest = read_manifest(Path(job.nets))
     nets = {role: manifest[role]["sha256"] for role in NETS if role in manifest}
     stage1 = Path(job.stage1) if job.stage1 else None
@@ -263,6 +264,22 @@ def load_nets(job: TrainJob) -> LossNets:
         channels=load_lpips_weights(files["lpips"]) if weights.perceptual and "lpips" in files else None,
         contextual=load_perceptual(files["contextual"]) if contextual and "contextual" in files else None,
     )
+
+
+def check_contextual_maps(job: TrainJob) -> None:
+    """Raise ValueError if the settings name a map that the net of L_ctx does not have."""
+    import torch
+
+    nets = load_nets(job)
+    net = nets.contextual or nets.perceptual
+    if job.config.weights.contextual and net is not None:
+        with torch.no_grad():
+            count = len(net(torch.zeros(1, 3, job.model.image_size, job.model.image_size)))
+        if max(job.config.contextual_maps) >= count:
+            raise ValueError(
+                f"train_{job.task}.contextual_maps: {list(job.config.contextual_maps)}, but the net has {count} maps, "
+                f"0 to {count - 1}"
+            )
 
 
 def open_data(job: TrainJob, split: str) -> ClipDataset | PairDataset:

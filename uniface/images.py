@@ -10,25 +10,55 @@ from pathlib import Path
 import numpy as np
 import torch
 
+HUGE = 16
+"""Factor of a reduction from which `resize` goes in two steps: a face of 4,096 pixels, not one of a video."""
+
+LEFT = 8
+"""Factor that the second step is left with at least: blocks of an eighth of its pixels are fine enough."""
+
 
 def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """A uint8 image (H, W) or (H, W, C) brought to `size` = (height, width), antialiased.
 
     Equals scikit-image's `resize(image, size, anti_aliasing=True)`, which FOMM's preprocessing calls, to 60 dB or
     better (a Gaussian of sigma (factor - 1) / 2 for each reduced axis, then bilinear), at some 26 times its speed.
+    Reductions by `HUGE` and more take means of blocks of pixels first and a narrower Gaussian after: 58 dB.
     """
     import cv2
 
     height, width = image.shape[:2]
     if (height, width) == tuple(size):
         return image.copy()
-    blurred = image.astype(np.float32)
     sigmas = [max(0.0, (old / new - 1) / 2) for old, new in zip((height, width), size, strict=True)]
+    border = cv2.BORDER_REFLECT_101
+    if any(old / new >= HUGE for old, new in zip((height, width), size, strict=True)):
+        image, sigmas = _means(image, size, sigmas)
+        border = cv2.BORDER_REFLECT  # about the edge of a block, which is the edge of the picture
+    blurred = image.astype(np.float32)
     if any(sigmas):
         vertical, horizontal = (_gaussian(sigma) for sigma in sigmas)
-        blurred = cv2.sepFilter2D(blurred, -1, horizontal, vertical, borderType=cv2.BORDER_REFLECT_101)
+        blurred = cv2.sepFilter2D(blurred, -1, horizontal, vertical, borderType=border)
     small = cv2.resize(blurred, (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
     return np.clip(np.rint(small), 0, 255).astype(np.uint8)
+
+
+def _means(image: np.ndarray, size: tuple[int, int], sigmas: list[float]) -> tuple[np.ndarray, list[float]]:
+    """The image in means of blocks, an eighth of the reduction left to do, and the sigmas that are left, in blocks.
+
+    Variances add: a mean over k pixels has (k^2 - 1) / 12, and bilinear sampling at a share p between two blocks, not
+    two pixels, (k^2 - 1) p (1 - p).
+    """
+    import cv2
+
+    shape, left = [], []
+    for old, new, sigma in zip(image.shape, size, sigmas, strict=False):
+        now = round(old / max(1, old // (LEFT * new)))
+        k = old / now
+        between = ((np.arange(new) + 0.5) * now / new - 0.5) % 1
+        variance = sigma**2 - (k**2 - 1) * (1 / 12 + float(np.mean(between * (1 - between))))
+        shape.append(now)
+        left.append(max(0.0, variance) ** 0.5 / k)
+    return cv2.resize(image.astype(np.float32), shape[::-1], interpolation=cv2.INTER_AREA), left
 
 
 def _gaussian(sigma: float) -> np.ndarray:

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -68,25 +68,25 @@ SETTLED = 2.0
 """Seconds since a file's last change after which its stamp tells it from a later change; clocks of disks are coarse."""
 
 
-def contents(path: str | Path, memory: str | Path) -> dict[str, str]:
-    """sha256 of every file below a folder, by its path below it; `memory` is a JSON file that spares reading twice.
+def contents(folder: str | Path, memory: str | Path, names: Iterable[str] | None = None) -> dict[str, str]:
+    """sha256 of every file below a folder, or of those `names`, by its path below it.
 
-    What it remembers holds as long as a file's `stamp` does.
+    `memory` is a JSON file that spares reading twice; what it says of a file holds as long as the file's `stamp` does.
     """
-    path, memory = Path(path), Path(memory)
+    folder, memory = Path(folder), Path(memory)
     known = json.loads(memory.read_text(encoding="utf-8")) if memory.is_file() else {}
-    now = time.time_ns()
+    old = time.time_ns() - int(SETTLED * 1e9)
+    found = stamps(folder) if names is None else {name: stamp(folder / name) for name in names}
 
-    def one(name: str, stamped: list[int]) -> tuple[list[int], str]:
+    def one(name: str, stamped: list[int]) -> str:
         remembered = known.get(name)
-        return stamped, remembered[1] if remembered and remembered[0] == stamped else sha256(path / name)
+        return remembered[1] if remembered and remembered[0] == stamped else sha256(folder / name)
 
-    found = stamps(path)
     with ThreadPoolExecutor(4) as pool:  # hashing runs beside Python
         made = dict(zip(found, pool.map(one, found, found.values()), strict=True))
-    old = now - int(SETTLED * 1e9)
-    write_json(memory, {name: entry for name, entry in made.items() if os.stat(path / name).st_ctime_ns < old})
-    return {name: content for name, (_, content) in made.items()}
+    settled = {name: [found[name], made[name]] for name in found if os.stat(folder / name).st_ctime_ns < old}
+    write_json(memory, settled)
+    return made
 
 
 @contextmanager

@@ -1,5 +1,7 @@
 """Each stage of dvc.yaml depends on all code that can change its result, and on no other."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -39,6 +41,38 @@ def test_a_stage_depends_on_exactly_its_code(stage):
     found = dependencies(stage)
     assert not {name for name in needed - found if not name.endswith("__init__")}, "missing in dvc.yaml"
     assert not {name for name in found - allowed if name not in NEUTRAL}, "dvc.yaml names code that is not used"
+
+
+def test_dvc_sees_own_pictures_and_videos_that_are_replaced_at_their_place(tmp_path):
+    """Outside of the project too; what is not used is a page that is always there."""
+    project, own = tmp_path / "project", tmp_path / "own"
+    for folder in (project / ".dvc", own / "pictures", own / "videos"):
+        folder.mkdir(parents=True)
+    (project / ".dvc/config").write_text("[core]\n    no_scm = true\n    analytics = false\n")
+    stages = {}
+    for name in ("download", "pairs"):
+        deps = [dep for dep in STAGES[name]["deps"] if dep.startswith("${")]
+        stages[name] = {"cmd": f"echo {name} > {name}.txt", "deps": deps, "outs": [f"{name}.txt"]}
+    (project / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
+    values = yaml.safe_load((ROOT / "params.yaml").read_text())
+    unused = {values["download"]["folder"], values["download"]["annotations"], values["pairs"]["path"]}
+    assert unused == {"data/raw/README.md"} and (ROOT / "data/raw/README.md").is_file()
+    values["pairs"]["path"], values["download"]["folder"] = str(own / "pictures"), str(own / "videos")
+    values["download"]["annotations"] = str(own / "txt.zip")
+    (project / "params.yaml").write_text(yaml.safe_dump(values))
+    files = {"pairs": own / "pictures/1.png", "download": own / "videos/1.mp4"}
+    for path in (*files.values(), own / "txt.zip"):
+        path.write_text("one")
+
+    def repro() -> set[str]:
+        command = [sys.executable, "-m", "dvc", "repro"]
+        done = subprocess.run(command, cwd=project, capture_output=True, text=True, check=True)
+        return {name for name in stages if f"Running stage '{name}'" in done.stdout}
+
+    assert repro() == {"download", "pairs"} and repro() == set()
+    for name, path in (*files.items(), ("download", own / "txt.zip")):
+        path.write_text("two")
+        assert repro() == {name}
 
 
 def test_neutral_modules_exist_and_packages_hold_no_code():

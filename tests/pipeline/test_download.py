@@ -280,3 +280,18 @@ def test_the_sample_is_rendered_and_goes_the_same_way(tmp_path):
     assert sorted(row["split"] for row in rows) == ["test", "train", "train"]
     assert all(row["height"] == 64 and row["fps"] == 25 for row in rows)
     assert np.all([(tmp_path / "data" / row["path"]).is_file() for row in rows])
+
+
+def test_a_frame_replaced_in_a_folder_of_frames_is_another_clip(tmp_path):
+    """The folder's own time does not change."""
+    folder = tmp_path / "raw" / "test" / "id10270#x#00004.txt#000.mp4"
+    for k in range(4):
+        write_image(folder / f"{k:07d}.png", picture((64, 64), (8, 8, 56, 56)))
+    _, (before,) = run(tmp_path, source="folder")
+    changed, time = picture((64, 64), (8, 8, 56, 56)), folder.stat().st_mtime_ns
+    changed[10:30] = 0
+    write_image(tmp_path / "other.png", changed)
+    (folder / "0000002.png").write_bytes((tmp_path / "other.png").read_bytes())
+    assert folder.stat().st_mtime_ns == time
+    _, (after,) = run(tmp_path, source="folder")
+    assert after["sha256"] != before["sha256"]

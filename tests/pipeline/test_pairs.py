@@ -1,6 +1,7 @@
 """pipeline/pairs.py: exact ratios, honest splits, resume, and every image accounted for."""
 
 import json
+import os
 import shutil
 import zipfile
 from dataclasses import replace
@@ -239,6 +240,126 @@ def test_folders_csv_and_bare_images(run, tmp_path):
     assert report["identities"]["train"] == 8 and "each image is its own" in report["identities"]["note"]
     _, items, _ = open_source("folder", bare)
     assert [item.image_id for item in items] == [str(n) for n in range(12)]  # 10 behind 9
+
+
+def draw(path, n: int = 1) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    assert cv2.imwrite(str(path), picture(n)[..., ::-1])
+
+
+def test_what_systems_leave_in_folders_and_zips_is_no_picture_and_no_person(tmp_path):
+    junk = ("@eaDir", "$RECYCLE.BIN", "__MACOSX", ".AppleDouble", "#recycle", "System Volume Information", ".Trash-0")
+    for n in range(4):
+        draw(tmp_path / "raw" / f"p{n // 2}" / f"{n}.png", n)
+    for name in junk:
+        draw(tmp_path / "raw" / name / "0.png")
+        draw(tmp_path / "raw" / "p0" / name / "0.png")
+    draw(tmp_path / "raw" / "p0" / "._0.png")
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as file:
+        for path in (tmp_path / "raw").rglob("*.png"):
+            file.write(path, path.relative_to(tmp_path / "raw"))
+    for kind, path in (("folder", tmp_path / "raw"), ("zip", tmp_path / "x.zip")):
+        _, items, layout = open_source(kind, path)
+        assert [(item.name, item.identity) for item in items] == [
+            (f"p{n // 2}/{n}.png", f"p{n // 2}") for n in range(4)
+        ]
+        assert layout == ("one folder per identity", "all 1 folders, as p0")
+
+
+def test_a_zip_with_backslashes_has_folders(run, tmp_path):
+    raw = celeba_hq(tmp_path / "raw")
+    run(out="folder")
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as file:
+        for path in raw.rglob("*.*"):
+            file.write(path, "CelebAMask-HQ\\" + str(path.relative_to(raw)).replace("/", "\\"))
+    assert "\\" in zipfile.ZipFile(tmp_path / "x.zip").namelist()[0]
+    report = run(source="zip", path=tmp_path / "x.zip", out="zip")
+    assert report["layout"] == "CelebAMask-HQ" and report["identities_from"] == "identity_CelebA.txt"
+    assert table(tmp_path / "zip/train.parquet").equals(table(tmp_path / "folder/train.parquet"))
+
+
+def test_params_choose_which_of_two_folders_names_the_person(run, tmp_path):
+    for n in range(16):
+        draw(tmp_path / "raw" / f"actor{n // 8}" / f"{2018 + n // 4 % 2}" / f"{n}.png", n)
+    report = run()
+    assert report["identities_from"] == (
+        "all 2 folders, as actor0/2018; pairs.level: 1 takes the outermost alone, as actor0"
+    )
+    assert set(table(tmp_path / "out/index.parquet").identity) == {
+        f"actor{n}/{year}" for n in range(2) for year in (2018, 2019)
+    }
+    _, items, layout = open_source("folder", tmp_path / "raw", level=1)
+    assert {item.identity for item in items} == {"actor0", "actor1"} and layout.identity == "folder 1 of 2, as actor0"
+    assert {item.identity for item in open_source("folder", tmp_path / "raw", level=2)[1]} == {"2018", "2019"}
+    with pytest.raises(ValueError, match=r"pairs.level is 3, but the images of .* lie in 2 folders"):
+        open_source("folder", tmp_path / "raw", level=3)
+
+
+def test_ffhqs_folders_of_a_thousand_are_no_persons_unless_told_so(tmp_path):
+    for n in (0, 1, 999, 1000, 1001, 2345):
+        draw(tmp_path / "raw" / "images1024x1024" / f"{n // 1000 * 1000:05d}" / f"{n:05d}.png")
+    _, items, layout = open_source("folder", tmp_path / "raw")
+    assert {item.identity for item in items} == {None} and "no persons (pairs.level: 1" in layout.name
+    assert {item.identity for item in open_source("folder", tmp_path / "raw", level=1)[1]} == {
+        "00000",
+        "01000",
+        "02000",
+    }
+
+
+def parquet(path, columns: dict, first: int = 0) -> None:
+    """As the Hugging Face hub has them: image is a struct of bytes and path."""
+    count = len(next(iter(columns.values())))
+    cells = [cv2.imencode(".png", picture(first + n)[..., ::-1])[1].tobytes() for n in range(count)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pd.DataFrame({"image": [{"bytes": cell, "path": None} for cell in cells], **columns}).to_parquet(path)
+
+
+def test_celeba_hqs_label_is_no_person_and_several_files_are_one_set(run, tmp_path):
+    for n in range(3):
+        parquet(tmp_path / f"raw/data/train-{n:05d}-of-00003.parquet", {"label": [0, 1, 0, 1, 1]}, 5 * n)
+    parquet(tmp_path / "raw/data/validation-00000.parquet", {"label": [0, 1]}, 15)
+    report = run(source="parquet", pattern="train-*.parquet")
+    assert report["images"]["kept"] == 15 and report["identities"]["images_without"] == 15
+    assert report["identities_from"] is None and report["identities"]["train"] == 11
+    assert PairDataset(tmp_path / "out", "train").image("data/train-00002-of-00003/0")[0, 0, 0] == 100
+    assert run(source="parquet")["images"]["kept"] == 17
+    with pytest.raises(FileNotFoundError, match=r"holds no x\*.parquet \(pairs.pattern\)"):
+        run(source="parquet", pattern="x*.parquet")
+
+
+def test_a_column_of_persons_is_named_by_its_name_or_by_params(run, tmp_path, monkeypatch):
+    path = tmp_path / "x.parquet"
+    parquet(path, {"who": [f"p{n % 4}" for n in range(16)], "person_id": [None, *range(15)]})
+    report = run(source="parquet", path=path)
+    assert report["identities_from"] == "the column person_id" and report["identities"]["images_without"] == 1
+    found = set(table(tmp_path / "out/index.parquet").identity)
+    assert found == {"#0", *(str(n) for n in range(15))}  # pandas makes 0.0 and nan of them
+    report = run(source="parquet", path=path, identity_column="who")
+    assert report["identities_from"] == "the column who" and report["identities"]["train"] == 4
+    with pytest.raises(ValueError, match="pairs.identity_column is 'name'"):
+        run(source="parquet", path=path, identity_column="name")
+    monkeypatch.setattr(stage, "PER_PERSON", 4)
+    with pytest.raises(ValueError, match="16 images of 4 persons by the column who, 'p0' first: these are classes"):
+        run(source="parquet", path=path, identity_column="who")
+
+
+def test_a_picture_replaced_under_its_name_size_and_time_is_made_anew(run, tmp_path, monkeypatch):
+    """A killed run goes on with what it has only as long as the pictures are the same."""
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    for n in range(12):
+        cv2.imwrite(str(raw / f"{n}.bmp"), picture(n)[..., ::-1])
+    monkeypatch.setattr(stage, "_report", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))  # all shards written
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    monkeypatch.undo()
+    before = (raw / "3.bmp").stat()
+    cv2.imwrite(str(raw / "3.bmp"), picture(20)[..., ::-1])
+    os.utime(raw / "3.bmp", ns=(before.st_mtime_ns, before.st_mtime_ns))
+    assert (raw / "3.bmp").stat().st_size == before.st_size
+    run()
+    assert PairDataset(tmp_path / "out", "train").image("3")[0, 0, 0] == 200
 
 
 def test_listed_pairs_become_a_table(run, tmp_path):

@@ -1,5 +1,6 @@
 """params.yaml: strict, typed, with dotted names in errors; both profiles have the same keys."""
 
+import datetime
 import subprocess
 import sys
 import time
@@ -26,10 +27,14 @@ def values():
     return yaml.safe_load((ROOT / "params.yaml").read_text())
 
 
-def load(values, tmp_path):
+def write(values, tmp_path) -> Path:
     path = tmp_path / "params.yaml"
     path.write_text(yaml.safe_dump(values))
-    return params.load(path)
+    return path
+
+
+def load(values, tmp_path):
+    return params.load(write(values, tmp_path))
 
 
 def test_both_profiles_load_and_have_the_same_keys(values):
@@ -62,6 +67,103 @@ def test_wrong_key_is_named(values, tmp_path, section, key, value, message):
     values[section][key] = value
     with pytest.raises(ValueError, match=message.replace(".", r"\.")):
         load(values, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("seed", -1), ("seed", 2**64), ("image_size", -64), ("image_size", 0), ("image_size", 33), ("image_size", 1024),
+        ("sample.persons", 0), ("sample.persons", -3), ("sample.test_persons", 126), ("sample.test_persons", 200),
+        ("sample.test_identities", 1500), ("sample.portrait_identities", 3001), ("sample.scale", 0),
+        ("sample.seconds", -1), ("sample.seconds", 0), ("sample.seconds", float("nan")), ("sample.video_height", 1),
+        ("crop.crf", 99), ("crop.crf", -1), ("crop.gop", 0), ("crop.clips_per_shard", 0), ("crop.min_frames", 0),
+        ("crop.min_frames", 2000), ("crop.iou_with_initial", 1.5), ("crop.increase", -1), ("crop.max_gap", -1),
+        ("pairs.images_per_shard", 0), ("pairs.pairs_per_image", 0), ("pairs.pairs_per_image", 7), ("pairs.path", ""),
+        ("pairs.test_images", 0), ("pairs.level", -1), ("pairs.pattern", ""),
+        ("train_reenactment.batch_size", 0), ("train_reenactment.log_every", 0), ("train_swapping.iterations", 0),
+        ("train_swapping.checkpoint_every", 15), ("train_swapping.lr", -1.0), ("train_swapping.lr", float("inf")),
+        ("train_swapping.contextual_maps", [-1]), ("train_swapping.contextual_maps", []),
+        ("train_swapping.betas", [0.5]), ("train_reenactment.ema", 2.0), ("train_reenactment.accumulate", 0),
+        ("compute.workers", 0), ("compute.cpus_per_worker", 0), ("compute.loader_workers", -1),
+        ("compute.gpus_per_worker", -2), ("compute.crop_workers", -1),
+        ("evaluate.pairs", -1), ("evaluate.pairs", 0), ("evaluate.batch_size", 0), ("evaluate.grid_rows", 0),
+        ("register.name", ""), ("register.name", "a/b"), ("register.name", "a:b"), ("register.name", 7),
+        ("download.url", "https://www.youtube.com/watch?v="), ("download.cookies", "nowhere.txt"),
+        ("download.parallel", 0), ("download.attempts", 0), ("download.pause", -1.0), ("download.max_videos", -1),
+        ("download.folder", "~/videos"), ("download.annotations", "~/txt"), ("pairs.path", "~/pictures"),
+        ("promote.min_pairs.swaping", 3), ("promote.min_pairs.swapping", -1),
+        ("sample.seconds", datetime.date(2026, 11, 28)), ("seed", datetime.date(2026, 11, 28)),
+        ("crop", None), ("crop", 3), ("crop", []), ("crop.gop", None), ("crop.gop", True), ("crop.gop", "8"),
+    ],
+)  # fmt: skip
+def test_every_absurd_value_is_named_by_its_dotted_name(values, tmp_path, name, value):
+    put(values, name, value)
+    with pytest.raises(ValueError) as error:
+        load(values, tmp_path)
+    assert f"\n  {name}" in str(error.value)
+
+
+def put(values: dict, name: str, value: object) -> None:
+    *sections, key = name.split(".")
+    for section in sections:
+        values = values[section]
+    values[key] = value
+
+
+def test_all_that_is_wrong_is_said_at_once(values, tmp_path):
+    wrong = {"seed": -1, "sample.persons": 0, "crop.gop": 0, "evaluate.pairs": 0, "compute.workers": 0}
+    for name, value in wrong.items():
+        put(values, name, value)
+    with pytest.raises(ValueError) as error:
+        load(values, tmp_path)
+    assert all(f"\n  {name}: " in str(error.value) for name in wrong)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("croop", "crop"), ("crop.goop", "gop"), ("train_swapping.weights.identiti", "identity"),
+        ("promote.min_pairs.swaping", "swapping"), ("pairs.test_image", "test_images"),
+        ("promote.gates.swapping.csim.flor", "floor"),
+    ],
+)  # fmt: skip
+def test_a_misspelt_key_is_told_what_it_looks_like(values, tmp_path, name, meant):
+    sections = ("promote", "gates", "swapping.csim", "flor") if "csim" in name else name.split(".")
+    inner = values
+    for section in sections[:-1]:
+        inner = inner[section]
+    inner[sections[-1]] = 1
+    with pytest.raises(ValueError, match=rf"unknown key, did you mean {meant}\?"):
+        load(values, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("2026-11-28: 3\n", "2026-11-28: unknown key"),
+        ("? [a, b]\n: 1\n", "unknown key"),
+        ("seed: 0\n", "seed"),  # a second time
+        ("more: [\n", "not valid YAML"),
+    ],
+)
+def test_what_yaml_allows_and_settings_do_not(tmp_path, text, message):
+    path = tmp_path / "params.yaml"
+    path.write_text((ROOT / "params.yaml").read_text() + text)
+    with pytest.raises(ValueError, match=message):
+        params.load(path)
+
+
+def test_home_is_what_the_tilde_means(values, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "cookies.txt").write_text("")
+    values["download"]["cookies"], values["pairs"]["evaluation_pairs"] = "~/cookies.txt", "~/list.csv"
+    values["compute"]["storage"], values["weights"]["regressor"] = "~/runs", "~/d3dfr.onnx"
+    found = params.load(write(values, tmp_path))
+    paths = found.download.cookies, found.pairs.evaluation_pairs, found.compute.storage, found.weights.regressor
+    assert paths == tuple(str(tmp_path / name) for name in ("cookies.txt", "list.csv", "runs", "d3dfr.onnx"))
+    values["pairs"]["path"] = "~/pictures"
+    with pytest.raises(ValueError, match=rf"pairs.path: '~/pictures': .*: write {tmp_path}/pictures"):
+        params.load(write(values, tmp_path))
 
 
 def test_missing_keys_are_named(values, tmp_path):

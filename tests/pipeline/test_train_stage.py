@@ -34,8 +34,7 @@ def loaded(project) -> params.Params:
 
 
 def run_name(project: Path, loaded: params.Params) -> str:
-    job = train.make_job("reenactment", loaded, Places(project))
-    return digest(*train.fingerprint(job, project / "contents.json"))
+    return digest(*train.fingerprint(train.make_job("reenactment", loaded, Places(project))))
 
 
 def test_params_inputs_and_code_decide_the_run_and_the_machine_does_not(project, loaded, monkeypatch):
@@ -80,7 +79,7 @@ def test_swapping_depends_on_stage_1(project, loaded):
     path = project / "models" / "reenactment.safetensors"
     model.save(path)
     job = train.make_job("swapping", loaded, Places(project))
-    name = digest(*train.fingerprint(job, project / "contents.json"))
+    name = digest(*train.fingerprint(job))
     made = train.make_trainer(job)
     for key, value in model.attribute_embedder.state_dict().items():
         assert torch.equal(made.model.attribute_embedder.state_dict()[key], value)
@@ -88,7 +87,22 @@ def test_swapping_depends_on_stage_1(project, loaded):
     mine, theirs = (net.identity_embedder.state_dict()[name_of_one] for net in (made.model, model))
     assert not torch.equal(mine, theirs)
     UniFace(loaded.model).save(path)
-    assert digest(*train.fingerprint(job, project / "contents.json")) != name
+    assert digest(*train.fingerprint(job)) != name
+
+
+def test_a_contextual_map_beyond_the_net_is_named_before_training(project, loaded, monkeypatch):
+    weights = dataclasses.replace(loaded.train_reenactment.weights, contextual=0.1)
+    job = train.make_job("reenactment", loaded, Places(project))
+    monkeypatch.setattr(train, "load_nets", lambda job: train.LossNets(perceptual=lambda images: [images] * 3))
+    for maps, wrong in (((0, 2), False), ((3,), True)):
+        config = dataclasses.replace(job.config, weights=weights, contextual_maps=maps)
+        if not wrong:
+            train.check_contextual_maps(dataclasses.replace(job, config=config))
+            continue
+        with pytest.raises(
+            ValueError, match=r"train_reenactment.contextual_maps: \[3\], but the net has 3 maps, 0 to 2"
+        ):
+            train.check_contextual_maps(dataclasses.replace(job, config=config))
 
 
 def test_missing_data_is_named(project, loaded):

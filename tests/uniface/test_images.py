@@ -44,6 +44,22 @@ def test_reductions_equal_scikit_image_to_60_db(old, new):
     assert psnr(ours, expected) >= 60
 
 
+@pytest.mark.parametrize(("old", "new"), [((1100, 1100), (64, 64)), ((2050, 520), (64, 64))])
+def test_huge_reductions_in_two_steps_equal_the_one_step(old, new, monkeypatch):
+    image = picture(*old)
+    ours = images.resize(image, new)
+    monkeypatch.setattr(images, "HUGE", 1e9)
+    assert psnr(ours, images.resize(image, new)) >= 57
+
+
+def test_a_picture_of_4096_pixels_is_reduced_at_once(monkeypatch):
+    """The Gaussian of the one step would have 250 weights a side, at full size: 13 seconds."""
+    kernels, real = [], images._gaussian
+    monkeypatch.setattr(images, "_gaussian", lambda sigma: (kernels.append(real(sigma)), kernels[-1])[1])
+    assert images.resize(np.full((4096, 4096, 3), 90, np.uint8), (64, 64)).mean() == 90
+    assert max(map(len, kernels)) < 40
+
+
 def test_enlarging_is_bilinear_without_blur():
     image = picture(64, 64)
     expected = img_as_ubyte(reference_resize(image, (100, 100), anti_aliasing=True))

@@ -87,8 +87,8 @@ def _check_persons(items: list[Item], layout: Layout, where: Path) -> None:
     named = Counter(item.identity for item in items if item.identity is not None)
     if named and named.total() >= PER_PERSON * len(named):
         raise ValueError(
-            f"{where}: {named.total()} images of {len(named)} persons by {layout.identity}, "
-            f"{next(iter(named))!r} first: these are classes, not persons (pairs.identity_column or pairs.level says what names a person)"
+            f"{where}: {named.total()} images of {len(named)} persons by {layout.identity}, {next(iter(named))!r} "
+            "first: classes, not persons (pairs.identity_column or pairs.level says what names a person)"
         )
 
 

@@ -261,9 +261,7 @@ def test_what_systems_leave_in_folders_and_zips_is_no_picture_and_no_person(tmp_
     expected = [(f"p{n // 2}/{n}.png", f"p{n // 2}") for n in range(4)]
     for kind, path in (("folder", tmp_path / "raw"), ("zip", tmp_path / "x.zip")):
         _, items, layout = open_source(kind, path)
-        assert [(item.name, item.identity) for item in items] == [
-            (f"p{n // 2}/{n}.png", f"p{n // 2}") for n in range(4)
-        ]
+        assert [(item.name, item.identity) for item in items] == expected
         assert layout == ("one folder per identity", "all 1 folders, as p0")
 
 
@@ -341,7 +339,7 @@ def test_a_column_of_persons_is_named_by_its_name_or_by_params(run, tmp_path, mo
     with pytest.raises(ValueError, match=r"pairs\.identity_column is 'name'"):
         run(source="parquet", path=path, identity_column="name")
     monkeypatch.setattr(stage, "PER_PERSON", 4)
-    with pytest.raises(ValueError, match="16 images of 4 persons by the column who, 'p0' first: these are classes"):
+    with pytest.raises(ValueError, match="16 images of 4 persons by the column who, 'p0' first: classes"):
         run(source="parquet", path=path, identity_column="who")
 
 

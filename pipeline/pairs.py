@@ -54,7 +54,8 @@ def pairs(params: Params, places: Places, threads: int | None = None) -> dict:
         write_sample(params, where)
     kind = "folder" if sample else settings.source
     files, items, layout = open_source(kind, where, settings.level, settings.pattern, settings.identity_column)
-    _check_persons(items, layout, where)
+    if not (settings.level or settings.identity_column):  # whoever names what a person is knows
+        _check_persons(items, layout, where)
     splits = _split(items, settings, params.seed)
     networks = places.nets / "faces" if settings.align else None
     pictures = contents(files.on_disk[0], places.work / "contents" / "pictures.json", files.on_disk[1])

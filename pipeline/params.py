@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
+from pipeline.checks import combinations, paths
 from uniface.config import ModelConfig, TrainConfig, WrongSettings
 
 Count = Annotated[int, Field(ge=1)]
@@ -198,7 +199,7 @@ def load(path: str | Path = "params.yaml") -> Params:
         text = json.dumps(_texts(values), default=str)  # dates
         params = _ADAPTER.validate_json(text)  # JSON mode: strict, yet lists fill tuples
         lines = [f"  {name}: missing" for name in _missing(Params, values)]
-        lines = lines or [f"  {line}" for line in (*_combinations(params), *_paths(params, path.parent))]
+        lines = lines or [f"  {line}" for line in (*combinations(params), *paths(params, path.parent))]
     except ValidationError as error:
         lines = list(dict.fromkeys(line for one in error.errors() for line in _explain(one)))
     if own or lines:
@@ -284,20 +285,6 @@ def _closest(name: str, known: Sequence[str]) -> str:
     return f", did you mean {found[0]}?" if found else ""
 
 
-SEEN_BY_DVC = ("download.folder", "download.annotations", "pairs.path")
-"""Paths that dvc.yaml makes dependencies of: DVC must find them as they are written."""
-
-
-def _paths(params: Params, root: Path) -> Iterator[str]:
-    """What is wrong with paths: files that are not there, and what DVC would not find."""
-    for name in SEEN_BY_DVC:
-        if (path := _value(params, name)).startswith("~"):
-            yield f"{name}: {path!r}: DVC, which looks for changes there, knows no ~: write {Path(path).expanduser()}"
-    cookies = params.download.cookies
-    if cookies and not (root / Path(cookies).expanduser()).is_file():
-        yield f"download.cookies: {cookies!r} is not there"
-
-
 def _expanded(params: Params) -> Params:
     """With ~ in paths as the home that it means."""
 
@@ -311,38 +298,6 @@ def _expanded(params: Params) -> Params:
         pairs=replace(params.pairs, evaluation_pairs=home(params.pairs.evaluation_pairs)),
         compute=replace(params.compute, storage=home(params.compute.storage)),
     )
-
-
-def _combinations(params: Params) -> Iterator[str]:
-    """What is wrong with values that must go together."""
-    sample, pairs, compute = params.sample, params.pairs, params.compute
-    for less, more in (
-        ("sample.test_persons", "sample.persons"),
-        ("sample.test_identities", "sample.portrait_identities"),
-        ("sample.portrait_identities", "sample.portraits"),
-        ("crop.min_frames", "crop.max_frames"),
-    ):
-        few, many = _value(params, less), _value(params, more)
-        if few > many or (few == many and "test" in less):
-            yield f"{less}: {few} is not {'below' if 'test' in less else 'at most'} {more}, {many}"
-    if pairs.source == "sample" and pairs.split != "partition":
-        portraits = sample.portraits * sample.scale
-        if pairs.test_images >= portraits:
-            yield f"pairs.test_images: {pairs.test_images} leaves none of the sample's {portraits} for training"
-    if "{id}" not in params.download.url:
-        yield f"download.url: {params.download.url!r} does not say where the video's {{id}} goes"
-    for name in ("train_reenactment", "train_swapping"):
-        config: TrainConfig = getattr(params, name)
-        parts = compute.workers * config.accumulate
-        if config.batch_size % parts:
-            yield f"{name}.batch_size: {config.batch_size} is no multiple of compute.workers x accumulate, {parts}"
-    if params.train_swapping.augmentation:
-        yield "train_swapping.augmentation: pairs of portraits are not augmented (Sec. 4.1), must be []"
-
-
-def _value(params: Params, name: str) -> Any:
-    section, key = name.split(".")
-    return getattr(getattr(params, section), key)
 
 
 def _from_environment(values: object) -> object:

@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("uniface", "pipeline")
 
 NEUTRAL = (
+    "pipeline.checks",
     "pipeline.common.cluster",  # who computes, not what
     "pipeline.common.code",
     "pipeline.common.files",  # how files are written and named

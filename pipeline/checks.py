@@ -1,0 +1,54 @@
+"""What values of params.yaml must go together, and the files that they name."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pipeline.params import Params
+    from uniface.config import TrainConfig
+
+SEEN_BY_DVC = ("download.folder", "download.annotations", "pairs.path")
+"""Paths that dvc.yaml makes dependencies of: DVC must find them as they are written."""
+
+
+def paths(params: "Params", root: Path) -> Iterator[str]:
+    """What is wrong with paths: files that are not there, and what DVC would not find."""
+    for name in SEEN_BY_DVC:
+        if (path := _value(params, name)).startswith("~"):
+            yield f"{name}: {path!r}: DVC, which looks for changes there, knows no ~: write {Path(path).expanduser()}"
+    cookies = params.download.cookies
+    if cookies and not (root / Path(cookies).expanduser()).is_file():
+        yield f"download.cookies: {cookies!r} is not there"
+
+
+def combinations(params: "Params") -> Iterator[str]:
+    """What is wrong with values that must go together."""
+    sample, pairs, compute = params.sample, params.pairs, params.compute
+    for less, more in (
+        ("sample.test_persons", "sample.persons"),
+        ("sample.test_identities", "sample.portrait_identities"),
+        ("sample.portrait_identities", "sample.portraits"),
+        ("crop.min_frames", "crop.max_frames"),
+    ):
+        few, many = _value(params, less), _value(params, more)
+        if few > many or (few == many and "test" in less):
+            yield f"{less}: {few} is not {'below' if 'test' in less else 'at most'} {more}, {many}"
+    if pairs.source == "sample" and pairs.split != "partition":
+        portraits = sample.portraits * sample.scale
+        if pairs.test_images >= portraits:
+            yield f"pairs.test_images: {pairs.test_images} leaves none of the sample's {portraits} for training"
+    if "{id}" not in params.download.url:
+        yield f"download.url: {params.download.url!r} does not say where the video's {{id}} goes"
+    for name in ("train_reenactment", "train_swapping"):
+        config: TrainConfig = getattr(params, name)
+        parts = compute.workers * config.accumulate
+        if config.batch_size % parts:
+            yield f"{name}.batch_size: {config.batch_size} is no multiple of compute.workers x accumulate, {parts}"
+    if params.train_swapping.augmentation:
+        yield "train_swapping.augmentation: pairs of portraits are not augmented (Sec. 4.1), must be []"
+
+
+def _value(params: "Params", name: str) -> Any:
+    section, key = name.split(".")
+    return getattr(getattr(params, section), key)

@@ -64,6 +64,13 @@ def change_params(folder: Path, changes: dict, **replaced: dict) -> None:
     path.write_text(yaml.safe_dump(values | replaced, sort_keys=False))
 
 
+def change_code(folder: Path, name: str, old: str, new: str) -> None:
+    """Replace a piece of the code that is there once."""
+    text = (folder / name).read_text()
+    assert text.count(old) == 1, f"{name} has {old!r} {text.count(old)} times"
+    (folder / name).write_text(text.replace(old, new))
+
+
 def git(folder: Path, *arguments: str) -> None:
     """A git command that must succeed."""
     subprocess.run(["git", *arguments], cwd=folder, check=True, capture_output=True)

@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import cv2  # noqa: F401  before decord: after it, cv2 can decode no PNG
 import numpy as np
 import torch
 

@@ -15,7 +15,7 @@ from pipeline.common.places import Places
 
 @task
 def gate(dry_run: bool) -> registry.Decision:
-    """Judge the candidate and carry the decision out; the table becomes an artifact of the run."""
+    """Check the candidate and carry the decision out; the table becomes an artifact of the run."""
     params = settings.load()
     decision = registry.promote(params, Places(), dry_run=dry_run)
     create_markdown_artifact(decision.table(), key="decision", description=f"{decision.name} {decision.candidate}")

@@ -49,6 +49,7 @@ def crop(params: Params, places: Places, make_detector: Callable[[], Detector] |
         for job, key in progress(finished, len(jobs), "videos"):
             for row, blob in results.read(job, key):
                 summary.add(shards.add(row, blob), blob)
+    results.notes.tell("crop", "these videos were cropped again")
     publish(shards.folder, places.clips)
     report = summary.report(jobs.statuses)
     write_json(places.reports / "clips.json", report)

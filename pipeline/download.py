@@ -1,11 +1,10 @@
 """Stage `download`: the source videos, with a status and a reason for every one that the annotations name.
 
 Sources: `sample` (rendered here), `youtube` (or any site of yt-dlp), `folder` (VoxCeleb2 videos that are already here,
-in any of the layouts of `pipeline/folders.py`), `videos` (any talking heads, without annotations). What is done is
-remembered in `work/download`: a rerun looks only at what failed, and at what was unavailable when asked to.
+in any of the layouts of `pipeline/videos/folders.py`), `videos` (any talking heads, without annotations). What is done
+is remembered in `work/download`: a rerun looks only at what failed, and at what was unavailable when asked to.
 """
 
-import json
 import os
 import shutil
 import time
@@ -17,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from pipeline import schemas
-from pipeline.common.files import digest, publish, sha256, stamps, write_json
+from pipeline.common.files import Notes, digest, publish, sha256, stamps
 from pipeline.common.places import Places, main
 from pipeline.common.progress import progress
 from pipeline.params import DownloadParams, Params
@@ -26,7 +25,7 @@ from pipeline.videos.annotations import META_FILE, TEST_SPEAKERS, Annotations, L
 
 STATUSES = ("ok", "unavailable", "failed")
 VERSION = 2
-"""Of the files in which `State` remembers a video."""
+"""Of the notes in which `State` remembers a video."""
 _FACTS = ("status", "reason", "width", "height", "fps", "frames", "sha256", "tried_at")
 
 
@@ -55,6 +54,7 @@ def download(params: Params, places: Places) -> dict[str, int]:
     rows = []
     for one, (row, files) in progress(_settle(wanted, state, fetch, settings), len(wanted), "videos"):
         rows.append({**row, "path": _place(one, row, files, staging)})
+    state.notes.tell("download", "these videos were looked at again")
     rows.sort(key=lambda row: (row["person_id"], row["video_id"]))
     schemas.write(places.data / "videos.parquet", rows, schemas.VIDEOS)
     _save_annotations(annotations, places.annotations)
@@ -117,22 +117,20 @@ def _from_folder(folder: Path, where: Path) -> tuple[Annotations | None, list[Wa
 class State:
     """What is known of each video: `<person>/<video>.json` with the row's facts, and the file they hold for.
 
-    What another version wrote is not known: the video is looked at again, which costs no download.
+    What another version wrote is not known: the video is looked at again, which costs no download that is there.
     """
 
     def __init__(self, folder: Path, retry_unavailable: bool):
         self._folder, self._retry = folder, retry_unavailable
+        self.notes = Notes(VERSION)
 
     def _file(self, listed: Listed) -> Path:
         return self._folder / listed.person_id / f"{listed.video_id}.json"
 
     def known(self, one: Wanted) -> tuple[dict, dict[str, Path]] | None:
         """(facts, files) if nothing has to be done: what is ok and as it was, or unavailable and not to be retried."""
-        try:
-            entry = json.loads(self._file(one.listed).read_text())
-        except FileNotFoundError:
-            return None
-        if entry.get("version") != VERSION:
+        entry = self.notes.read(self._file(one.listed))
+        if entry is None:
             return None
         files = {name: Path(path) for name, path in entry["files"].items()}
         given = _given_files(one)
@@ -144,7 +142,7 @@ class State:
 
     def remember(self, one: Wanted, facts: dict, files: dict[str, Path]) -> None:
         names = {name: str(path) for name, path in files.items()}
-        write_json(self._file(one.listed), {"version": VERSION, "facts": facts, "files": names, "stamp": _stamp(files)})
+        self.notes.write(self._file(one.listed), {"facts": facts, "files": names, "stamp": _stamp(files)})
 
 
 def _given_files(one: Wanted) -> dict[str, Path]:

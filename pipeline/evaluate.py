@@ -39,7 +39,6 @@ def evaluate(params: Params, places: Places) -> dict:
 
 def examine(models: Mapping[Task, Path], out: Path, params: Params, places: Places) -> dict:
     """`evaluate` for any two model files (task -> file), with the reports in the folder `out`."""
-    import cv2  # noqa: F401  before decord: after it, cv2 can decode no PNG (decord brings a zlib of its own)
     import torch
 
     from pipeline.scoring.scorer import DEFINITIONS, Scorer

@@ -1,13 +1,13 @@
 """Which version serves: the gates that a candidate must pass, the aliases that move, and the way back.
 
-    python -m pipeline.promote             judge the candidate, promote it if every gate holds
+    python -m pipeline.promote             check the candidate, promote it if every gate holds
     python -m pipeline.promote --dry-run   print the table, change nothing
     python -m pipeline.promote rollback    the previous champion serves again; once more undoes it
     python -m pipeline.promote show        versions, aliases, decisions
 
 The alias `champion` is what serves and `previous` what served before it. The registry moves one alias a call, so the
 move is first written down as an intent; whoever comes next after a crash completes it. Every decision is a tag of the
-version and an artifact with its reasons. Exit status: 0 promoted or already champion, 1 refused, 2 cannot judge.
+version and an artifact with its reasons. Exit status: 0 promoted or already champion, 1 refused, 2 cannot decide.
 """
 
 import json
@@ -115,7 +115,7 @@ def evaluator(params: Params, places: Places) -> Evaluate:
 
 
 def promote(params: Params, places: Places, evaluate: Evaluate | None = None, dry_run: bool = False) -> Decision:
-    """Judge the version with the alias `candidate` and, if every gate holds, make it the champion.
+    """Check the version with the alias `candidate` and, if every gate holds, make it the champion.
 
     `evaluate` (the stage, unless another is given) scores the champion on today's test data where it was scored on
     another. With `dry_run` nothing is written. Raises ValueError if there is no candidate.
@@ -241,7 +241,7 @@ def show(params: Params, places: Places) -> str:
         lines.append("a promotion was interrupted; the next promote or rollback completes it")
     for version in reversed(registry.versions()):
         found = ", ".join(names.get(str(version.version), [])) or "-"
-        decision = f"{version.tags.get('decision', 'not judged')} {version.tags.get('decided_at', '')}".strip()
+        decision = f"{version.tags.get('decision', 'not decided')} {version.tags.get('decided_at', '')}".strip()
         lines.append(f"  version {version.version}  {found}  {decision}")
         if reason := version.tags.get("decision_reason"):
             lines.append(f"      {reason}")

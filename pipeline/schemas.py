@@ -1,7 +1,7 @@
 """The parquet tables that pass between stages: their columns with units, and the one way to write them.
 
 Every field carries `description` (and `unit` where it has one) in its metadata, every file `schema` and
-`schema_version`. Reading is in `uniface/data.py`; pandas and DuckDB open every file with one line.
+`schema_version`. Reading is in `uniface/tables.py`; pandas and DuckDB open every file with one line.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,9 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.common.files import atomic_write
-
-VERSION = 1
-"""Goes up whenever a column changes its name, type or meaning."""
+from uniface.tables import SCHEMA_VERSION
 
 
 def _field(name: str, kind: pa.DataType, description: str, unit: str = "", nullable: bool = False) -> pa.Field:
@@ -23,7 +21,7 @@ def _field(name: str, kind: pa.DataType, description: str, unit: str = "", nulla
 
 
 def _schema(name: str, *fields: pa.Field) -> pa.Schema:
-    return pa.schema(fields, metadata={"schema": name, "schema_version": str(VERSION)})
+    return pa.schema(fields, metadata={"schema": name, "schema_version": str(SCHEMA_VERSION)})
 
 
 _PERSON = _field("person_id", pa.string(), "VoxCeleb2's speaker, id00017")
@@ -50,7 +48,12 @@ VIDEOS = _schema(
     _SPLIT,
     _field("status", pa.string(), "ok, unavailable or failed"),
     _field("reason", pa.string(), "why it is not ok", nullable=True),
-    _field("path", pa.string(), "the file, relative to the folder of this table", nullable=True),
+    _field(
+        "path",
+        pa.string(),
+        "the file, or for ready clips the folder of them, relative to the folder of this table",
+        nullable=True,
+    ),
     _field("width", pa.int32(), "", "pixels", nullable=True),
     _field("height", pa.int32(), "", "pixels", nullable=True),
     _field("fps", pa.float32(), "of the file", "frames per second", nullable=True),

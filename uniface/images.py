@@ -3,12 +3,13 @@
 uint8 arrays are RGB, (H, W, 3); this module, `faces.py` and the video decoder are the only places that hold them.
 """
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+
+from uniface.files import atomic_write
 
 HUGE = 16
 """Factor of a reduction from which `resize` goes in two steps: a face of 4,096 pixels, not one of a video."""
@@ -102,11 +103,8 @@ def write_image(path: str | Path, image: np.ndarray) -> None:
     """Write uint8 (H, W, 3) RGB to a file whose suffix says the format; its folder is made. The write is atomic."""
     from PIL import Image
 
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    Image.fromarray(image).save(unfinished)
-    os.replace(unfinished, path)
+    with atomic_write(path) as part:
+        Image.fromarray(image).save(part)
 
 
 def grid(rows: Sequence[Sequence[np.ndarray]], gap: int = 2) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from uniface.config import TASKS, ModelConfig, Task
 from uniface.embedders import AttributeEmbedder, IdentityEmbedder
+from uniface.files import atomic_write
 from uniface.generator import Generator
 from uniface.transfer import AttributeTransfer, IdentityTransfer
 
@@ -156,17 +156,11 @@ class UniFace(nn.Module):
 
     def save(self, path: str | Path, extra: dict[str, Any] | None = None) -> None:
         """Write all weights as safetensors with the config, and `extra` (JSON values), as metadata; atomically."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
         metadata = {"format": "uniface", "config": json.dumps(dataclasses.asdict(self.config))}
         metadata["extra"] = json.dumps(extra or {})
         state = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            save_file(state, temporary, metadata=metadata)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with atomic_write(path) as part:
+            save_file(state, part, metadata=metadata)
 
     @classmethod
     def load(cls, path: str | Path, device: str | torch.device = "cpu", **overrides: Any) -> "UniFace":

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 SCHEMA_VERSION = 1
-"""Of the tables read here; `pipeline/schemas.py` writes them."""
+"""Of the tables of `pipeline/schemas.py`: goes up whenever a column changes its name, type or meaning."""
 
 
 class CorruptMedia(ValueError):

@@ -11,7 +11,6 @@ at `trainer.step`; then a run that was stopped and resumed equals an uninterrupt
 
 import copy
 import math
-import os
 import pickle
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -24,6 +23,7 @@ from torch import nn
 
 from uniface import losses
 from uniface.config import TASKS, Task, TrainConfig
+from uniface.files import atomic_write
 from uniface.objective import Batch, LossNets, Objective, Values
 
 FORMAT = "uniface-training-1"
@@ -223,10 +223,8 @@ class Trainer:
 
     def save(self, path: str | Path) -> None:
         """Write the state, atomically."""
-        path = Path(path)
-        unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
-        torch.save(self.state_dict(), unfinished)
-        os.replace(unfinished, path)
+        with atomic_write(path) as part:
+            torch.save(self.state_dict(), part)
 
     def load(self, path: str | Path) -> None:
         """Take up the state in `path`.

@@ -22,6 +22,7 @@ NEUTRAL = (
     "pipeline.params",  # types; the values are DVC's parameters
     "pipeline.tracking.runs",  # what a training tells MLflow
     "pipeline.tracking.watch",
+    "uniface.files",
 )
 """Modules that cannot change a result: none of them, and nothing that only they import, is among the dependencies."""
 

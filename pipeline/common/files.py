@@ -1,4 +1,4 @@
-"""Small file helpers of the stages: digests, atomic writes, and work folders that survive a kill."""
+"""Small file helpers of the stages: digests, JSON files, and work folders that survive a kill."""
 
 import dataclasses
 import hashlib
@@ -6,10 +6,11 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
+
+from uniface.files import atomic_write
 
 
 def sha256(path: str | Path) -> str:
@@ -89,22 +90,6 @@ def contents(folder: str | Path, memory: str | Path, names: Iterable[str] | None
     return made
 
 
-@contextmanager
-def atomic_write(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; it takes the name `path` when the block ends well, and goes if it does not.
-
-    The temporary name keeps the suffix, for writers that go by it. The folder is made.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
-    try:
-        yield part
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
 def write_json(path: str | Path, obj: object) -> None:
     """Write `obj` as indented JSON, atomically. Numpy scalars are numbers; NaN and infinity raise ValueError."""
     try:
@@ -123,6 +108,39 @@ def _plain(value: object) -> object:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return dataclasses.asdict(value)
     raise TypeError(f"{type(value).__name__} is not JSON")
+
+
+class Notes:
+    """Small JSON files in which a stage remembers what it has done, each with the version of its form.
+
+    What another version wrote, or what is no such file, counts as not there: the work is done again. `tell` says it.
+    """
+
+    def __init__(self, version: int):
+        self._version = version
+        self._outdated: set[Path] = set()
+
+    def read(self, path: Path) -> dict | None:
+        """What `write` wrote there, or None."""
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except ValueError:  # not JSON, not even text
+            found = None
+        if not isinstance(found, dict) or found.get("version") != self._version:
+            self._outdated.add(path)
+            return None
+        return found
+
+    def write(self, path: Path, values: dict) -> None:
+        write_json(path, {"version": self._version, **values})
+
+    def tell(self, stage: str, consequence: str) -> None:
+        """Print how many notes were set aside, and what follows, if any were."""
+        if count := len(self._outdated):
+            print(f"{stage}: {count} note{'s' if count > 1 else ''} of another version set aside: {consequence}")
+            self._outdated.clear()
 
 
 def work_folder(stage: str, *objects: object, work: Path) -> Path:

@@ -92,7 +92,9 @@ def portrait_pairs(pairs, count: int) -> tuple[Pairs, list[tuple[str, str]]]:
         rows.append((source, target, *(str(pairs.identity(one)) for one in ids), ids[0]))
         jobs.append(ids)
     if len(rows) < 2:
-        raise ValueError(f"{pairs.folder}/test.parquet holds only {len(rows)} readable pairs of two identities")
+        raise ValueError(
+            f"{pairs.folder}/{pairs.split}.parquet holds only {len(rows)} readable pairs of two identities"
+        )
     source, target, who, whom, keys = zip(*rows, strict=True)
     return Pairs(np.stack(source), np.stack(target), who, whom, keys), jobs
 

@@ -74,6 +74,20 @@ def _experiment(artifacts: str | None) -> str:
         return found.experiment_id
 
 
+def exists(run_id: str, root: str | Path = ".") -> bool:
+    """Whether MLflow still has this run: its database may have been removed or be another one."""
+    import mlflow
+
+    initialise(root)
+    try:
+        mlflow.MlflowClient().get_run(run_id)
+    except mlflow.MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return False
+    return True
+
+
 @dataclass
 class Run:
     """An open MLflow run. Metrics are gathered and sent in batches; a server that is away for a while loses nothing."""

@@ -12,9 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.tracking.runs import Run, start_run
+from pipeline.common.files import Notes
+from pipeline.tracking.runs import Run, exists, start_run
 from uniface.config import TrainConfig
 from uniface.images import write_image
+
+VERSION = 1
+"""Of the note that says which MLflow run a training draws in."""
 
 
 @contextmanager
@@ -24,11 +28,15 @@ def watched(task: str, config: TrainConfig, messages: Any, folder: Path, root: P
     `messages` is a queue of ("start", step, workers), ("log", step, values) and ("sample", step, picture). A training
     that is resumed in the same `folder` draws on in the same MLflow run.
     """
-    note = folder / "mlflow_run"
-    known = note.read_text() if note.is_file() else None
+    notes, note = Notes(VERSION), folder / "mlflow_run.json"
+    known = (notes.read(note) or {}).get("run")
+    notes.tell(f"train_{task}", "its curves are drawn in a new MLflow run")
+    if known and not exists(known, root):
+        print(f"train_{task}: MLflow has no run {known} any more: its curves are drawn in a new one", flush=True)
+        known = None
     settings = {"task": task, **dataclasses.asdict(config)}
     with start_run(f"train_{task}", settings, run_id=known, system_metrics=True, root=root) as run:
-        note.write_text(run.id)
+        notes.write(note, {"run": run.id})
         watcher = Watcher(f"train_{task}", config.iterations, run, folder)
         done = threading.Event()
         thread = threading.Thread(target=watcher.follow, args=(messages, done), daemon=True)

@@ -5,7 +5,6 @@ are cut along the sorted list of videos: their contents do not depend on who fin
 were, or where a run was stopped.
 """
 
-import json
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import schemas
-from pipeline.common.files import atomic_write, digest, sha256, write_json
+from pipeline.common.files import Notes, atomic_write, digest, sha256
 from pipeline.common.places import Places
 from pipeline.videos import fomm
 from pipeline.videos.annotations import Annotations, write_metadata
@@ -24,7 +23,7 @@ from pipeline.videos.clips import Clip, VideoJob
 from uniface.tables import read_table
 
 VERSION = 1
-"""Of the files in which `Results` keeps what became of a video."""
+"""Of the notes in which `Results` keeps what became of a video."""
 _INDEX_BATCH = 4096
 
 
@@ -72,17 +71,18 @@ class Results:
 
     def __init__(self, folder: Path):
         self._folder = folder
+        self.notes = Notes(VERSION)
 
     def _path(self, job: VideoJob) -> Path:
         return self._folder / job.person_id / job.video_id  # names checked by `download`; ids may contain dots
 
-    def has(self, job: VideoJob, key: str) -> bool:
+    def _note(self, job: VideoJob) -> Path:
         path = self._path(job)
-        try:
-            found = json.loads(path.with_name(f"{path.name}.json").read_text())
-        except FileNotFoundError:
-            return False
-        return (found.get("version"), found["key"]) == (VERSION, key)  # another version's is made anew
+        return path.with_name(f"{path.name}.json")
+
+    def has(self, job: VideoJob, key: str) -> bool:
+        found = self.notes.read(self._note(job))
+        return found is not None and found["key"] == key
 
     def write(self, job: VideoJob, key: str, clips: list[Clip]) -> None:
         path = self._path(job)
@@ -95,12 +95,12 @@ class Results:
                     row |= {"offset": offset, "size": len(clip.video)}
                     offset += len(clip.video)
                 rows.append(row)
-        write_json(path.with_name(f"{path.name}.json"), {"version": VERSION, "key": key, "clips": rows})
+        self.notes.write(self._note(job), {"key": key, "clips": rows})
 
     def read(self, job: VideoJob, key: str) -> Iterator[tuple[dict, "Blob | None"]]:
         """(index row without shard and row, where the clip's bytes are) of each candidate."""
         path = self._path(job)
-        for row in json.loads(path.with_name(f"{path.name}.json").read_text())["clips"]:
+        for row in self.notes.read(self._note(job))["clips"]:
             offset, size = row.pop("offset", None), row.pop("size", None)
             kept = offset is not None
             yield (

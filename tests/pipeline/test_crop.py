@@ -369,6 +369,18 @@ def test_a_second_run_makes_nothing_again_and_a_new_video_costs_only_itself(tmp_
     assert len(made) == 1 + len(VIDEOS)
 
 
+def test_results_of_another_version_are_said_and_made_again(tmp_path, capsys):
+    data = lay_out(tmp_path, VIDEOS)
+    run_stage(data, tmp_path)
+    before = contents(data / "clips")
+    for note in (tmp_path / "work/crop").rglob("videos/*/*.json"):
+        note.write_text('{"key": "old", "clips": []}')
+    capsys.readouterr()
+    run_stage(data, tmp_path)
+    said = f"crop: {len(VIDEOS)} notes of another version set aside: these videos were cropped again"
+    assert said in capsys.readouterr().out and contents(data / "clips") == before
+
+
 def test_missing_inputs_say_what_to_do(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"videos\.parquet"):
         run_stage(tmp_path / "data", tmp_path)

@@ -86,6 +86,22 @@ def test_a_rerun_looks_only_at_what_changed(tmp_path, monkeypatch):
     assert looked == ["b.mp4", "gone.mp4"]
 
 
+def test_what_another_version_remembered_is_said_and_looked_at_again(tmp_path, capsys):
+    list_videos(tmp_path, ["a", "b"])
+    for name in ("a", "b"):
+        face_video(tmp_path / "raw" / f"{name}.mp4", 30)
+    run(tmp_path, source="folder")
+    assert "another version" not in capsys.readouterr().out
+    for note in (tmp_path / "work/download/folder").rglob("*.json"):
+        note.write_text('{"facts": {"status": "ok"}}')  # as before there were versions
+    assert run(tmp_path, source="folder")[0]["ok"] == 2
+    assert (
+        "download: 2 notes of another version set aside: these videos were looked at again" in capsys.readouterr().out
+    )
+    run(tmp_path, source="folder")
+    assert "another version" not in capsys.readouterr().out
+
+
 def test_voxceleb2s_own_release_and_fomms_folders(tmp_path):
     raw = tmp_path / "raw"
     face_video(raw / "mp4" / "id00017" / "vid" / "00001.mp4", 30, size=(64, 64), box=(8, 8, 56, 56))

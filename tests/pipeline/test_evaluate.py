@@ -131,7 +131,7 @@ def test_clip_pairs_say_when_there_are_too_few():
 class Portraits:
     """PairDataset's face: every fifth row pairs an image with itself; row 1 is broken."""
 
-    folder = Path("data/pairs")
+    folder, split = Path("data/pairs"), "test"
 
     def __init__(self, rows=20):
         self.rows = rows
@@ -357,6 +357,18 @@ def test_the_whole_stage_writes_the_same_reports_again(project, nets, params, tm
     assert csim["why"] == "stand-in network (tiny judge); 32 px, not 256"
     picture = read_image(tmp_path / "a/samples/swapping.png")
     assert picture.shape == (2 * 130 - 2 + LABEL, 5 * 130 - 2, 3)  # source, target, output, two wrong ones
+
+
+def test_listed_pairs_are_evaluated_instead_of_the_drawn_ones(project, nets, params, tmp_path):
+    places = Places(shutil.copytree(project, tmp_path / "listed"))
+    shutil.copytree(nets, places.nets, dirs_exist_ok=True)
+    listed = [("0", "2"), ("1", "4"), ("5", "0")]
+    rows = [{"source_id": source, "target_id": target, "same": False} for source, target in listed]
+    schemas.write(places.pairs / "evaluation.parquet", rows, schemas.PAIRS)
+    assert evaluate.evaluate(params, places)["pairs"] == {"reconstruction": 5, "reenactment": 5, "swapping": 3}
+    schemas.write(places.pairs / "evaluation.parquet", rows[:1], schemas.PAIRS)
+    with pytest.raises(ValueError, match=r"evaluation\.parquet holds only 1"):
+        evaluate.evaluate(params, places)
 
 
 def test_colour_field_shows_direction_and_length():

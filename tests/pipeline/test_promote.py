@@ -111,7 +111,7 @@ def project(registry_home):
     return Project(registry_home)
 
 
-def test_first_candidate_is_judged_by_floors_alone(project):
+def test_first_candidate_is_decided_by_floors_alone(project):
     bad = project.candidate(**{"reenactment.psnr": 12.0})
     decision = project.promote()
     assert (decision.outcome, decision.champion, project.serving()) == ("refused", None, (None, None))

@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from pipeline import schemas
-from uniface import tables
 from uniface.data import ClipDataset, PairDataset, read_frames
 from uniface.stream import sample_stream
 from uniface.tables import CorruptMedia, read_table
@@ -263,10 +262,6 @@ def test_clip_folder_errors(clips, tmp_path):
     schemas.write(tmp_path / "index.parquet", [], schemas.PAIRS)
     with pytest.raises(ValueError, match="holds schema 'pairs'"):
         ClipDataset(tmp_path, "train")
-
-
-def test_readers_expect_the_version_that_is_written():
-    assert tables.SCHEMA_VERSION == schemas.VERSION
 
 
 def test_a_million_clips_open_within_seconds(tmp_path):

@@ -1,4 +1,4 @@
-"""Rendered pictures to train and to judge the sample's frozen nets with.
+"""Rendered pictures to train and to test the sample's frozen nets with.
 
 Everything follows from (seed, stream, index), so the pictures are the same whatever draws them. Streams keep training,
 validation and held-out pictures apart: identities and looks are continuous draws, so none ever comes twice.

@@ -1,7 +1,7 @@
 """The architectures of the sample's frozen nets. All are small: one CPU core trains them in minutes.
 
 Images are float RGB (B, 3, H, W) in [-1, 1]. What the nets stand in for: `Output` of a `Regression` ArcFace, CosFace
-and a 3D face model's pose and expression, `Perceptual` VGG, `Detector` SCRFD. `train_nets` trains and exports them.
+and a 3D face model's pose and expression, `Perceptual` VGG, `Detector` SCRFD. `train.py` trains and exports them.
 """
 
 import torch

@@ -1,4 +1,4 @@
-"""pipeline/files.py: digests, atomic writes, work folders."""
+"""pipeline/common/files.py, uniface/files.py: digests, atomic writes, work folders."""
 
 import json
 import os
@@ -8,7 +8,17 @@ import numpy as np
 import pytest
 
 from pipeline.common import files
-from pipeline.common.files import atomic_write, contents, digest, publish, sha256, stamps, work_folder, write_json
+from pipeline.common.files import (
+    Notes,
+    atomic_write,
+    contents,
+    digest,
+    publish,
+    sha256,
+    stamps,
+    work_folder,
+    write_json,
+)
 
 
 @dataclass(frozen=True)
@@ -101,3 +111,17 @@ def test_publish_moves_the_work_to_the_place_of_the_old_folder(tmp_path):
     publish(work, out)
     assert [p.name for p in out.iterdir()] == ["a"] and not work.exists()
     assert (out / "a").read_text() == "new"
+
+
+def test_notes_of_another_version_are_set_aside_and_counted_once(tmp_path, capsys):
+    notes, files = Notes(2), [tmp_path / name for name in ("a.json", "b.json", "c.json", "d.json")]
+    Notes(1).write(files[0], {"key": 1})
+    files[1].write_text('{"key": 1}')
+    files[2].write_bytes(b"\xff half")
+    notes.write(files[3], {"key": 1})
+    for _ in range(2):
+        assert [notes.read(path) and notes.read(path)["key"] for path in files] == [None, None, None, 1]
+    assert notes.read(tmp_path / "none.json") is None
+    notes.tell("crop", "these videos were cropped again")
+    notes.tell("crop", "these videos were cropped again")
+    assert capsys.readouterr().out == "crop: 3 notes of another version set aside: these videos were cropped again\n"

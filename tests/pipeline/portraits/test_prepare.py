@@ -1,4 +1,4 @@
-"""pipeline/prepare.py: each kind of odd picture is converted rightly or rejected with its reason."""
+"""pipeline/portraits/prepare.py: each kind of odd picture is converted rightly or rejected with its reason."""
 
 import io
 from dataclasses import replace

@@ -98,8 +98,8 @@ def test_register_promote_and_serve_over_http(server, tmp_path, monkeypatch, rec
     model = settings.load(Path(__file__).resolve().parents[3] / "params.yaml").model
     registered = run(tmp_path, name="served", model=model)
     assert registered["tracking_uri"] == server and not (tmp_path / "mlflow.db").exists()
-    judged_by = SimpleNamespace(promote=GATES, register=RegisterParams(name="served"))
-    assert promote.promote(judged_by, Places(tmp_path)).outcome == "promoted"
+    decided_by = SimpleNamespace(promote=GATES, register=RegisterParams(name="served"))
+    assert promote.promote(decided_by, Places(tmp_path)).outcome == "promoted"
     assert versions.Registry("served", tmp_path).aliases() == {"candidate": "1", "champion": "1"}
 
     port = free_port()

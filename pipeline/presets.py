@@ -60,7 +60,12 @@ def main(arguments: list[str]) -> int:
         print("usage: python -m pipeline.presets [check]", file=sys.stderr)
         return 2
     drifted = 0
-    for name, text in presets().items():
+    try:
+        made = presets()
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    for name, text in made.items():
         path = Path(name)
         if path.is_file() and path.read_text(encoding="utf-8") == text:
             continue

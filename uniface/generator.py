@@ -10,8 +10,8 @@ from uniface.layers import GAIN, ActivatedConv, EqualizedConv, ModulatedConv, Re
 class StylemapResizer(nn.Module):
     """F (B, C, H/8, W/8) to one stylemap per styled convolution, from H/8 up to H.
 
-    Skips are added after every layer at F's resolution and after the first layer of each octave. `skip_enabled` may be
-    switched off while training: with `skip: zero_init` the skip then joins later without a jump.
+    Skips are added after every layer at F's resolution and after the first layer of each octave; without any features
+    none is. With `skip: zero_init` features that come later, in the middle of a training, come without a jump.
     """
 
     def __init__(self, config: ModelConfig):
@@ -37,16 +37,14 @@ class StylemapResizer(nn.Module):
                 self.skips[str(stride)] = EqualizedConv(width, width, kernel=1)
                 nn.init.zeros_(self.skips[str(stride)].weight)
         self.skip_stored = config.skip_stored
-        self.skip_enabled = True
         self.checkpointing = False
 
     def forward(self, f_hat: Tensor, features: dict[int, Tensor]) -> list[Tensor]:
-        if self.skip_enabled:
-            features = {s: self.skips[str(s)](f) if str(s) in self.skips else f for s, f in features.items()}
+        features = {s: self.skips[str(s)](f) if str(s) in self.skips else f for s, f in features.items()}
         x, stylemaps = f_hat, []
         for layer, stride in zip(self.layers, self.skip_at, strict=True):
             out = run(layer, x, checkpointing=self.checkpointing)
-            x = out + features[stride] if stride and self.skip_enabled else out
+            x = out + features[stride] if stride and features else out
             stylemaps.append(x if self.skip_stored else out)
         return stylemaps
 

@@ -44,6 +44,8 @@ class UniFace(nn.Module):
         self.attribute_transfer = AttributeTransfer(config) if config.use_attrt else None
         self.identity_transfer = IdentityTransfer(config) if config.use_idt else None
         self.generator = Generator(config)
+        self.skip_enabled = True
+        """Whether the generator gets its skips now; closed while a training begins (`TrainConfig.skip_from`)."""
 
     def forward(self, source: Tensor, target: Tensor, driver: Tensor | None = None, *, task: Task) -> Tensor:
         """The image that a task makes, (B, 3, H, W).
@@ -113,15 +115,6 @@ class UniFace(nn.Module):
         if self.config.skip_features == "output":
             return {self.config.feature_stride: f}
         return {stride: f_i[stride] for stride in self.config.skip_strides}
-
-    @property
-    def skip_enabled(self) -> bool:
-        """Whether the generator uses its skips now. Switch it off at the start of training, see `StylemapResizer`."""
-        return self.generator.resizer.skip_enabled
-
-    @skip_enabled.setter
-    def skip_enabled(self, enabled: bool) -> None:
-        self.generator.resizer.skip_enabled = enabled
 
     def set_checkpointing(self, enabled: bool) -> "UniFace":
         """Recompute block activations in the backward pass: less memory, about a third more time, equal gradients."""

@@ -1,4 +1,4 @@
-"""The launcher: what decides a run's identity, what comes out, and one training at a time."""
+"""The launcher: what decides a training's digest, what comes out, and one training at a time."""
 
 import csv
 import dataclasses

@@ -338,9 +338,11 @@ def test_a_column_of_persons_is_named_by_its_name_or_by_params(run, tmp_path, mo
     assert report["identities_from"] == "the column who" and report["identities"]["train"] == 4
     with pytest.raises(ValueError, match=r"pairs\.identity_column is 'name'"):
         run(source="parquet", path=path, identity_column="name")
+    parquet(path, {"person": [f"p{n % 4}" for n in range(16)]})
     monkeypatch.setattr(stage, "PER_PERSON", 4)
-    with pytest.raises(ValueError, match="16 images of 4 persons by the column who, 'p0' first: classes"):
-        run(source="parquet", path=path, identity_column="who")
+    with pytest.raises(ValueError, match="16 images of 4 persons by the column person, 'p0' first: classes"):
+        run(source="parquet", path=path)
+    assert run(source="parquet", path=path, identity_column="person")["identities"]["train"] == 4  # it was named
 
 
 def test_a_picture_replaced_under_its_name_size_and_time_is_made_anew(run, tmp_path, monkeypatch):

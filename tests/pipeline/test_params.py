@@ -231,7 +231,7 @@ def test_what_does_not_go_together_is_named_at_load(values, tmp_path, changes, s
     assert f"\n  {said}" in str(error.value)
 
 
-def test_all_that_is_wrong_is_said_at_once(values, tmp_path):
+def test_wrong_combinations_are_said_at_once(values, tmp_path):
     values["train_reenactment"]["batch_size"], values["sample"]["test_persons"] = 3, 500
     with pytest.raises(ValueError) as error:
         load(values, tmp_path)

@@ -1,4 +1,4 @@
-"""The promotion as a Prefect flow, for a server's history. `python -m flows.promote [--dry-run | rollback | show]`.
+"""The promotion as a Prefect flow, for a server's history. `python -m flows.promote [--dry-run | rollback | show | mend]`.
 
 `python -m pipeline.promote` does the same without Prefect.
 """
@@ -32,17 +32,16 @@ def promote(dry_run: bool = False) -> str:
 
 @flow(log_prints=True)
 def rollback() -> str:
-    """The previous champion serves again; its version."""
-    back, out = registry.rollback(settings.load(), Places())
-    text = f"version {back} serves again; version {out} was taken out"
+    """The previous champion serves again; what was done."""
+    text = registry.rollback(settings.load(), Places())
     create_markdown_artifact(text, key="rollback")
     print(text)
-    return back
+    return text
 
 
 def main(arguments: list[str]) -> int:
     if arguments not in ([], ["--dry-run"], ["rollback"]):
-        return registry.main(arguments)  # `show`, or the usage: nothing for a flow to do
+        return registry.main(arguments)  # `show`, `mend` or the usage: nothing for a flow to do
     settings.load_or_exit()
     try:
         if arguments == ["rollback"]:

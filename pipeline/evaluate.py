@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.common.files import write_json
+from pipeline.common.files import weights_digest, write_json
 from pipeline.common.places import Places, main
 from pipeline.params import Params
 from pipeline.scoring.held_out import Pairs, clip_pairs, exact, others, portrait_pairs
@@ -75,6 +75,7 @@ def examine(models: Mapping[Task, Path], out: Path, params: Params, places: Plac
             report["networks"][metric]["passes_check"] = check["passed"]
     report["pairs"] = {exam: len(chosen) for exam, (chosen, _) in sets.items()}
     report["models"] = {exam: f"stage {1 + (exam == 'swapping')}" for exam in EXAMS}
+    report["weights"] = {task: weights_digest(path) for task, path in models.items()}  # `register` compares
     report["definitions"] = DEFINITIONS
     write_json(out / "metrics.json", report)
     write_comparison(out / "vs_paper.csv", report, params)

@@ -4,6 +4,7 @@
     python -m pipeline.promote --dry-run   print the table, change nothing
     python -m pipeline.promote rollback    the previous champion serves again; once more undoes it
     python -m pipeline.promote show        versions, aliases, decisions
+    python -m pipeline.promote mend        after the project was moved or MLflow updated: make mlflow.db fit again
 
 The alias `champion` is what serves and `previous` what served before it. The registry moves one alias a call, so the
 move is first written down as an intent; whoever comes next after a crash completes it. Every decision is a tag of the
@@ -22,7 +23,7 @@ from typing import Any
 
 from pipeline.common.places import Places
 from pipeline.params import Params, PromoteParams, load_or_exit
-from pipeline.tracking import runs, versions
+from pipeline.tracking import store, versions
 from uniface.config import TASKS
 
 INTENT = "promotion_intent"  # tag of the registered model while aliases are on the move
@@ -114,11 +115,13 @@ def evaluator(params: Params, places: Places) -> Evaluate:
     return score
 
 
+@store.plain_errors()
 def promote(params: Params, places: Places, evaluate: Evaluate | None = None, dry_run: bool = False) -> Decision:
     """Check the version with the alias `candidate` and, if every gate holds, make it the champion.
 
-    `evaluate` (the stage, unless another is given) scores the champion on today's test data where it was scored on
-    another. With `dry_run` nothing is written. Raises ValueError if there is no candidate.
+    It is judged against the version that served last. `evaluate` (the stage, unless another is given) scores that on
+    today's test data where it was scored on another. With `dry_run` nothing is written. Raises ValueError if there is
+    no candidate, if it is not what lies in `models/`, or if its files are gone or do not load.
     """
     evaluate = evaluate or evaluator(params, places)
     registry = versions.Registry(params.register.name, places.root)
@@ -126,17 +129,23 @@ def promote(params: Params, places: Places, evaluate: Evaluate | None = None, dr
         if not dry_run:
             recover(registry)
         aliases = registry.aliases()
-        if "candidate" not in aliases:
-            raise ValueError(f"{registry.name} has no candidate at {runs.public_uri(registry.uri)}: dvc repro")
-        number, champion = aliases["candidate"], aliases.get("champion")
+        number = _candidate(registry, aliases, places)
+        served = [aliases[alias] for alias in ("champion", "previous") if alias in aliases]
+        champion = served[0] if served else None
         version = registry.version(number)
-        if number == champion:
+        if number == aliases.get("champion"):
             return Decision(registry.name, number, champion, "unchanged", (), _now(), dry_run)
-        ours = registry.metrics(number)
-        theirs = None
-        if champion is not None:
-            theirs = _scores_today(registry, champion, version.tags["evaluation_digest"], params, evaluate, not dry_run)
-        checks = check_gates(ours, theirs, params.promote)
+        ours, theirs, gone = registry.metrics(number), None, []
+        if not ours:
+            raise ValueError(f"the run of {registry.name} version {number} is gone: {versions.REGISTER}")
+        for one in served:
+            exam = version.tags["evaluation_digest"]
+            try:
+                theirs = _scores_today(registry, one, exam, params, evaluate, not dry_run)
+                break
+            except ValueError as error:
+                gone.append(Check(f"version {one}, which served", "its numbers", str(error), True))
+        checks = (*gone, *check_gates(ours, theirs, params.promote))
         if rolled_back := version.tags.get("rolled_back"):
             checks = (Check("rolled back before", "never", rolled_back, False), *checks)
         outcome = "promoted" if all(check.passed for check in checks) else "refused"
@@ -146,24 +155,49 @@ def promote(params: Params, places: Places, evaluate: Evaluate | None = None, dr
     return decision
 
 
+def _candidate(registry: versions.Registry, aliases: Mapping[str, str], places: Places) -> str:
+    """The candidate's number. ValueError unless it is what was trained and registered here, and its files load."""
+    from uniface.model import UniFace
+
+    report, at = places.reports / "registered.json", store.public_uri(registry.uri)
+    if not report.is_file():
+        raise ValueError(f"nothing is registered here, {report} is missing: dvc repro")
+    if "candidate" not in aliases:
+        raise ValueError(f"{registry.name} has no candidate at {at}: {versions.REGISTER}")
+    models = {task: places.model(task) for task in TASKS}
+    if lacking := [path for path in models.values() if not path.is_file()]:
+        raise ValueError(f"{lacking[0]} is missing, the candidate cannot be compared with it: dvc repro --pull")
+    number, ours = aliases["candidate"], versions.pair_digest(models)
+    if ours != registry.version(number).tags.get("weights_digest"):
+        raise ValueError(
+            f"{registry.name} version {number}, the candidate, is not what is in models/: {versions.REGISTER}"
+        )
+    if ours != json.loads(report.read_text()).get("weights_digest"):
+        raise ValueError(f"{report} is about other weights than those in models/: {versions.REGISTER}")
+    with tempfile.TemporaryDirectory() as folder:
+        for path in registry.weights(number, folder).values():
+            UniFace.load(path)
+    return number
+
+
 def _scores_today(
     registry: versions.Registry, number: str, exam: str, params: Params, evaluate: Evaluate, keep: bool
 ) -> Mapping[str, float]:
-    """The champion's numbers on the test data of digest `exam`: its own, those of an earlier re-evaluation, or new."""
-    version = registry.version(number)
+    """A version's numbers on the test data of digest `exam`: its own, those of an earlier re-evaluation, or new.
+
+    Raises ValueError if it has none and its files are gone.
+    """
+    version, known = registry.version(number), registry.metrics(number)
     wanted = [name for name, gate in params.promote.gates.items() if gate.tolerance is not None]
-    if version.tags.get("evaluation_digest") == exam:
-        known = registry.metrics(number)
-        if all(name in known for name in wanted):
-            return known
+    if version.tags.get("evaluation_digest") == exam and known and all(name in known for name in wanted):
+        return known
     artifact = f"evaluations/{exam}.json"
-    if version.tags.get(f"evaluated_{exam}") == artifact:
+    if known and version.tags.get(f"evaluated_{exam}") == artifact:
         return versions.numbers(registry.read_json(number, artifact))
-    print(f"the test data is not what champion {number} was scored on: scoring it again", flush=True)
+    print(f"version {number}, which served, has no numbers on today's test data: scoring it again", flush=True)
     with tempfile.TemporaryDirectory() as folder:
-        models = {t: registry.download(number, f"artifacts/{t}.safetensors", Path(folder) / t) for t in TASKS}
-        scores = evaluate(models, Path(folder) / "out")
-    if keep:
+        scores = evaluate(registry.weights(number, Path(folder) / "models"), Path(folder) / "out")
+    if keep and known:
         registry.log_json(number, scores, artifact)
         registry.tag(number, {f"evaluated_{exam}": artifact})
     return versions.numbers(scores)
@@ -198,45 +232,56 @@ def recover(registry: versions.Registry) -> bool:
     text = registry.tags().get(INTENT)
     if not text:
         return False
-    intent = json.loads(text)
-    if intent["previous"] is not None or "previous" in registry.aliases():
-        registry.set_alias("previous", intent["previous"])
-    registry.set_alias("champion", intent["champion"])
+    intent, there = json.loads(text), {str(version.version) for version in registry.versions()}
+    if intent["previous"] in there or "previous" in registry.aliases():
+        registry.set_alias("previous", intent["previous"] if intent["previous"] in there else None)
+    if intent["champion"] in there:  # a version may have been deleted since the crash
+        registry.set_alias("champion", intent["champion"])
     for number, values in intent["tags"].items():
-        registry.tag(number, values)
+        if number in there:
+            registry.tag(number, values)
     registry.set_tag(INTENT, None)
     return True
 
 
-def rollback(params: Params, places: Places) -> tuple[str, str]:
-    """Swap `champion` and `previous`; (now serving, taken out). ValueError if there is nothing to go back to.
+@store.plain_errors()
+def rollback(params: Params, places: Places) -> str:
+    """Swap `champion` and `previous`; what was done. ValueError if there is nothing to go back to, or its files are gone.
 
     The version taken out is marked, so that no scheduled run promotes it again; a second rollback takes that back.
+    Where the champion's version was deleted, the one before serves again.
     """
     registry = versions.Registry(params.register.name, places.root)
     with _alone(places):
         recover(registry)
         aliases = registry.aliases()
-        if "previous" not in aliases or "champion" not in aliases:
+        if "previous" not in aliases:
             raise ValueError(f"{registry.name} has no previous champion to go back to")
-        back, out, at = aliases["previous"], aliases["champion"], _now()
+        back, out, at = aliases["previous"], aliases.get("champion"), _now()
+        with tempfile.TemporaryDirectory() as folder:
+            registry.weights(back, folder)
+        if out is None:
+            move(registry, back, None, {back: _tags("promoted", at, "the champion's version was deleted")})
+            return f"version {back} serves again; the champion's version was deleted"
         record = {"outcome": "rolled back", "now_serving": back, "taken_out": out, "at": at}
-        registry.log_json(out, record, f"decisions/{at.replace(':', '').replace(' ', '_')}_rolled_back.json")
+        if registry.metrics(out):  # its run is there to hold the record; the tags say the same
+            registry.log_json(out, record, f"decisions/{at.replace(':', '').replace(' ', '_')}_rolled_back.json")
         tags = {
             back: {**_tags("promoted", at, f"rollback from version {out}"), "rolled_back": ""},
             out: {**_tags("rolled back", at, f"rollback to version {back}"), "rolled_back": at},
         }
         move(registry, back, out, tags)
-    return back, out
+    return f"version {back} serves again; version {out} was taken out"
 
 
+@store.plain_errors()
 def show(params: Params, places: Places) -> str:
     """Versions, newest first, with aliases and decisions, as text."""
     registry = versions.Registry(params.register.name, places.root)
     names: dict[str, list[str]] = {}
     for alias, number in registry.aliases().items():
         names.setdefault(number, []).append(alias)
-    lines = [f"{registry.name} at {runs.public_uri(registry.uri)}"]
+    lines = [f"{registry.name} at {store.public_uri(registry.uri)}"]
     if INTENT in registry.tags():
         lines.append("a promotion was interrupted; the next promote or rollback completes it")
     for version in reversed(registry.versions()):
@@ -261,13 +306,15 @@ def _alone(places: Places) -> Any:
 
 
 def main(arguments: list[str]) -> int:
-    if arguments not in ([], ["--dry-run"], ["rollback"], ["show"]):
-        print("usage: python -m pipeline.promote [--dry-run | rollback | show]", file=sys.stderr)
+    if arguments not in ([], ["--dry-run"], ["rollback"], ["show"], ["mend"]):
+        print("usage: python -m pipeline.promote [--dry-run | rollback | show | mend]", file=sys.stderr)
         return 2
     params, places = load_or_exit(), Places()
     try:
         if arguments == ["rollback"]:
-            print("version {} serves again; version {} was taken out".format(*rollback(params, places)))
+            print(rollback(params, places))
+        elif arguments == ["mend"]:
+            print("\n".join(store.mend(places.root)))
         elif arguments == ["show"]:
             print(show(params, places))
         else:

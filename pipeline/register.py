@@ -1,11 +1,11 @@
 """Stage `register`: both trained models become one version in the MLflow registry, alias `candidate`.
 
-One version for each distinct pair of weight files; the same weights again only refresh the numbers of theirs.
+One version for each distinct pair of weight files; the same weights again only refresh the numbers of theirs, unless
+its run or its files are gone: then they are made anew.
 """
 
 import base64
 import dataclasses
-import hashlib
 import io
 import json
 import subprocess
@@ -13,25 +13,31 @@ import tempfile
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pipeline.common.files import digest, sha256, write_json
+from pipeline.common.files import digest, sha256, weights_digest, write_json
 from pipeline.common.nets import MANIFEST
 from pipeline.common.places import Places, main
 from pipeline.params import Params
-from pipeline.tracking import runs, versions
+from pipeline.tracking import runs, store, versions
 from pipeline.tracking.card import card
-from uniface.config import TASKS
+from pipeline.tracking.journal import send_leftovers
+from uniface.config import TASKS, Task
+
+if TYPE_CHECKING:
+    from uniface.model import UniFace
 
 NEEDED = ("mlflow", "torch", "numpy", "pandas", "pillow", "safetensors", "opencv-python-headless")  # to serve a version
 BATCH = 8  # images a served model takes at once
 HERE = Path(__file__).parent
 
 
+@store.plain_errors()
 def register(params: Params, places: Places) -> dict[str, Any]:
     """Log both models with all that explains them, and write `reports/registered.json`, whose contents it returns.
 
-    Raises FileNotFoundError naming the stage that makes a missing input.
+    Raises FileNotFoundError naming the stage that makes a missing input, ValueError for a model that does not load or
+    is not the one that `evaluate` measured, and for an MLflow that does not answer.
     """
     models = {task: places.model(task) for task in TASKS}
     metrics = places.reports / "metrics.json"
@@ -39,19 +45,23 @@ def register(params: Params, places: Places) -> dict[str, Any]:
         _need(path, f"train_{task}")
     _need(metrics, "evaluate")
     scores = json.loads(metrics.read_text())
+    nets = _load(models, scores)
     registry = versions.Registry(params.register.name, places.root)
+    send_leftovers(places.root.resolve())
     tags = {
-        "weights_digest": digest(*(weights_digest(models[task]) for task in TASKS)),
+        "weights_digest": versions.pair_digest(models),
         "params_digest": digest(dataclasses.replace(params, compute=None, promote=None)),
         "data_digest": digest(places.clips, places.pairs),
         "evaluation_digest": evaluation_digest(places, params),
         "git_commit": git_commit(places.root),
     }
-    version = registry.find("weights_digest", tags["weights_digest"])
+    known = registry.all("weights_digest", tags["weights_digest"])
+    version = next((found for found in reversed(known) if _is_whole(registry, found.version)), None)
     new = version is None
     if new:
         print(f"registering a new version of {params.register.name}", flush=True)
-        version, onnx = _create(registry, scores, tags, params, places)
+        made, onnx = _create(registry, nets, scores, tags, params, places)
+        version = _only_one(registry, made, [found.version for found in known])
     else:
         print(f"the weights of version {version.version} again: no new version, its numbers are refreshed", flush=True)
         registry.log_metrics(version.version, versions.numbers(scores))
@@ -70,7 +80,7 @@ def register(params: Params, places: Places) -> dict[str, Any]:
         "models": {task: sha256(models[task]) for task in TASKS},
         "onnx": onnx,
         "run_id": version.run_id,
-        "tracking_uri": runs.public_uri(registry.uri),
+        "tracking_uri": store.public_uri(registry.uri),
         "uri": f"models:/{registry.name}@candidate",
     }
     write_json(places.reports / "registered.json", registered)
@@ -83,14 +93,57 @@ def _need(path: Path, stage: str) -> None:
         raise FileNotFoundError(f"{path} is missing; the stage {stage} makes it: dvc repro {stage}")
 
 
+def _load(models: Mapping[Task, Path], scores: Mapping[str, Any]) -> dict[Task, "UniFace"]:
+    """Both models. ValueError if one does not load, or is not the one that the scores are of."""
+    from uniface.model import UniFace
+
+    nets = {task: UniFace.load(path) for task, path in models.items()}
+    for task, path in models.items():
+        if scores.get("weights", {}).get(task) != weights_digest(path):
+            raise ValueError(
+                f"reports/metrics.json was measured on another {path.name} than the one in models/: "
+                "dvc repro (if it finds nothing to do: dvc repro --force --single-item evaluate)"
+            )
+    return nets
+
+
+def _is_whole(registry: versions.Registry, number: str) -> bool:
+    """Has a version its run and its files still? A run in the trash is taken out of it."""
+    if not registry.restore_run(number):
+        print(f"the run of version {number} is gone", flush=True)
+        return False
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            registry.weights(number, folder)
+        except ValueError as error:
+            print(f"version {number} cannot serve: {error}", flush=True)
+            return False
+    return True
+
+
+def _only_one(registry: versions.Registry, made: Any, known: list[str]) -> Any:
+    """The version to use of those not `known` before: of two made at once of the same weights, all take the first."""
+    same = registry.all("weights_digest", made.tags["weights_digest"])
+    first = next(version for version in same if version.version not in known)
+    if first.version != made.version:
+        print(f"another project registered these weights just now: version {first.version} it is", flush=True)
+        registry.delete(made.version)
+    return first
+
+
 def _create(
-    registry: versions.Registry, scores: Mapping[str, Any], tags: Mapping[str, str], params: Params, places: Places
+    registry: versions.Registry,
+    nets: Mapping[Task, "UniFace"],
+    scores: Mapping[str, Any],
+    tags: Mapping[str, str],
+    params: Params,
+    places: Places,
 ) -> tuple[Any, dict[str, str]]:
     """The new version, and how the ONNX export of each task went."""
     manifest, samples = places.nets / MANIFEST, places.reports / "samples"
     with tempfile.TemporaryDirectory() as folder:
         files = Path(folder)
-        onnx = {t: _export(places.model(t), t, params.image_size, files / f"{t}.onnx") for t in TASKS}
+        onnx = {t: _export(nets[t], t, params.image_size, files / f"{t}.onnx") for t in TASKS}
         facts = {"paper": "UniFace, ECCV 2022", **tags}
         frozen = json.loads(manifest.read_text()) if manifest.is_file() else {}
         text = card(registry.name, params.image_size, facts, scores, frozen, onnx)
@@ -120,13 +173,12 @@ def _create(
     return made, onnx
 
 
-def _export(path: Path, task: str, size: int, out: Path) -> str:
-    from pipeline.tracking.onnx import export
-    from uniface.model import UniFace
+def _export(model: "UniFace", task: str, size: int, out: Path) -> str:
+    from pipeline.tracking.onnx import ExportError, export
 
     try:
-        difference = export(UniFace.load(path), task, size, out)
-    except ValueError as error:
+        difference = export(model, task, size, out)
+    except ExportError as error:
         return f"not exported: {error}"
     return f"largest difference to torch {difference:.1e}"
 
@@ -145,20 +197,6 @@ def example(size: int) -> Any:
         return base64.b64encode(file.getvalue()).decode()
 
     return pd.DataFrame({"task": TASKS, "source": [draw(60)] * 2, "target": [draw(190)] * 2})
-
-
-def weights_digest(path: Path) -> str:
-    """The sha256 of a safetensors file's tensors and model config.
-
-    Not of its bytes: safetensors writes the entries of its metadata in any order, so equal files may differ.
-    """
-    with open(path, "rb") as file:
-        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-        config = json.loads(header.pop("__metadata__", {}).get("config", "{}"))
-        total = hashlib.sha256(json.dumps([header, config], sort_keys=True).encode())
-        while block := file.read(1 << 20):
-            total.update(block)
-    return total.hexdigest()
 
 
 def evaluation_digest(places: Places, params: Params) -> str:

@@ -1,11 +1,12 @@
 """What the road made and what to look at next, for the terminal: the last words of `make repro`."""
 
 import json
+import tempfile
 from collections.abc import Mapping
 from typing import Any
 
 from pipeline.common.places import Places
-from pipeline.tracking import versions
+from pipeline.tracking import store, versions
 from uniface.config import TASKS
 
 
@@ -26,8 +27,7 @@ def summary(places: Places) -> str:
         lines += comparison(exam, metrics)
     lines += ["", "Pictures", *(f"  {path.relative_to(places.root)}" for path in pictures)]
     lines += ["", f"Registered: {name} version {version}, alias {registered['alias']} ({registered['uri']})"]
-    if versions.Registry(name, places.root).find("weights_digest", registered["weights_digest"]) is None:
-        lines += ["  but the registry here does not have it: dvc repro --force --single-item register"]
+    lines += [f"  but {fault}" for fault in faults(name, registered["weights_digest"], places)]
     lines += [
         "",
         "Next",
@@ -38,6 +38,20 @@ def summary(places: Places) -> str:
         "  make retrain                                           fetch, reproduce, gate, promote",
     ]
     return "\n".join(lines)
+
+
+def faults(name: str, weights: str, places: Places) -> list[str]:
+    """Why the registry cannot serve the weights of this digest, as sentences; none if it can."""
+    try:
+        registry = versions.Registry(name, places.root)
+        found = registry.all("weights_digest", weights)
+        if not found:
+            return [f"the registry here does not have it: {versions.REGISTER}"]
+        with tempfile.TemporaryDirectory() as folder, store.plain_errors():
+            registry.weights(found[-1].version, folder)
+    except ValueError as error:
+        return [str(error)]
+    return []
 
 
 def comparison(exam: str, metrics: Mapping[str, Any]) -> list[str]:

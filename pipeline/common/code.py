@@ -20,7 +20,9 @@ NEUTRAL = (
     "pipeline.common.places",
     "pipeline.common.progress",
     "pipeline.params",  # types; the values are DVC's parameters
-    "pipeline.tracking.runs",  # what a training tells MLflow
+    "pipeline.tracking.journal",  # what a training tells MLflow
+    "pipeline.tracking.runs",
+    "pipeline.tracking.store",
     "pipeline.tracking.watch",
     "uniface.files",
 )

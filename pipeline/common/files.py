@@ -31,6 +31,24 @@ def digest(*objects: object) -> str:
     return total.hexdigest()[:12]
 
 
+def weights_digest(path: str | Path) -> str:
+    """The sha256 of a safetensors file's tensors and model config, 64 hex digits.
+
+    Not of its bytes: safetensors writes the entries of its metadata in any order, so equal files may differ.
+    Raises ValueError if the file does not begin as one.
+    """
+    with open(path, "rb") as file:
+        try:
+            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+            config = json.loads(header.pop("__metadata__", {}).get("config", "{}"))
+        except (ValueError, AttributeError, OverflowError, MemoryError) as error:
+            raise ValueError(f"{path} is no safetensors file") from error
+        total = hashlib.sha256(json.dumps([header, config], sort_keys=True).encode())
+        while block := file.read(1 << 20):
+            total.update(block)
+    return total.hexdigest()
+
+
 def _canonical(item: object) -> object:
     if isinstance(item, Path):
         if item.is_dir():

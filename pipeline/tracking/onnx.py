@@ -18,6 +18,10 @@ TOLERANCE = 1e-2  # largest difference accepted between ONNX Runtime and torch; 
 NAMES = ("source", "target", "output")
 
 
+class ExportError(ValueError):
+    """ONNX cannot hold this model; there is nothing wrong with the model."""
+
+
 class TaskGraph(nn.Module):
     """One task of the model as a graph: source, target -> image, float (B, 3, H, W) in [-1, 1] (Sec. 3.2)."""
 
@@ -46,7 +50,7 @@ class FixedBlur(nn.Module):
 def export(model: UniFace, task: str, size: int, path: Path) -> float:
     """Write `path` (inputs `source` and `target`, output `output`, any batch); its largest difference to torch.
 
-    Raises ValueError, leaving no file, if the graph cannot be exported or answers otherwise than torch does.
+    Raises ExportError, leaving no file, if the graph cannot be exported or answers otherwise than torch does.
     """
     graph = TaskGraph(copy.deepcopy(model).cpu(), task).eval()
     generator = torch.Generator().manual_seed(0)
@@ -66,11 +70,11 @@ def export(model: UniFace, task: str, size: int, path: Path) -> float:
                 dynamo=False,  # onnx2torch and older runtimes read this exporter's graphs
             )
         except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
-            raise ValueError(f"torch cannot export {task}: {str(error).splitlines()[0]}") from error
+            raise ExportError(f"torch cannot export {task}: {str(error).splitlines()[0]}") from error
         # another batch than the traced one, so that a size that was frozen by mistake shows
         difference = _difference(part, expected[:1].numpy(), source[:1].numpy(), target[:1].numpy())
         if not difference <= TOLERANCE:
-            raise ValueError(f"the ONNX graph of {task} differs from torch by {difference:.3g} (limit {TOLERANCE})")
+            raise ExportError(f"the ONNX graph of {task} differs from torch by {difference:.3g} (limit {TOLERANCE})")
     return difference
 
 

@@ -5,12 +5,23 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.tracking.runs import flatten, initialise
+from pipeline.common.files import digest, weights_digest
+from pipeline.tracking.runs import flatten
+from pipeline.tracking.store import initialise, public_uri
+from uniface.config import TASKS, Task
+
+REGISTER = "dvc repro --force --single-item register"
+"""The command that makes in the registry what is missing there; a plain `dvc repro` does not look into it."""
 
 
 def numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
     """The numbers of a nested metrics file by their dotted names, as MLflow keeps them (text and nulls left out)."""
     return {k: float(v) for k, v in flatten(metrics).items() if isinstance(v, int | float) and not isinstance(v, bool)}
+
+
+def pair_digest(models: Mapping[Task, Path]) -> str:
+    """12 hex digits of the weights of both tasks: a version's tag `weights_digest`."""
+    return digest(*(weights_digest(models[task]) for task in TASKS))
 
 
 def log_pyfunc(
@@ -60,9 +71,9 @@ class Registry:
         found = self.client.search_model_versions(f"name='{self.name}'")
         return sorted(found, key=lambda version: int(version.version))
 
-    def find(self, tag: str, value: str) -> Any | None:
-        """The newest version whose `tag` has `value`, or None."""
-        return next((v for v in reversed(self.versions()) if v.tags.get(tag) == value), None)
+    def all(self, tag: str, value: str) -> list:
+        """The versions whose `tag` has `value`, oldest first."""
+        return [version for version in self.versions() if version.tags.get(tag) == value]
 
     def create(self, model_id: str, tags: Mapping[str, str]) -> Any:
         """A new version of the model that `log_pyfunc` stored, born with its tags."""
@@ -87,6 +98,24 @@ class Registry:
     def version(self, number: str) -> Any:
         """One version by its number."""
         return self.client.get_model_version(self.name, number)
+
+    def delete(self, number: str) -> None:
+        """Take a version, and the aliases that point to it, out of the registry."""
+        self.client.delete_model_version(self.name, number)
+
+    def restore_run(self, number: str) -> bool:
+        """Take the run that made a version out of the trash; False if it is gone for good (`mlflow gc`)."""
+        import mlflow
+
+        run_id = self.version(number).run_id
+        try:
+            if self.client.get_run(run_id).info.lifecycle_stage == "deleted":
+                self.client.restore_run(run_id)
+        except mlflow.MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return False
+        return True
 
     def set_alias(self, alias: str, number: str | None) -> None:
         """Move an alias to a version; None takes it away."""
@@ -117,8 +146,15 @@ class Registry:
             self.client.delete_registered_model_tag(self.name, key)
 
     def metrics(self, number: str) -> dict[str, float]:
-        """The last value of every metric of the run that made a version, by dotted names."""
-        return dict(self.client.get_run(self.version(number).run_id).data.metrics)
+        """The last value of every metric of the run that made a version, by dotted names; none if the run is gone."""
+        import mlflow
+
+        try:
+            return dict(self.client.get_run(self.version(number).run_id).data.metrics)
+        except mlflow.MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return {}
 
     def log_metrics(self, number: str, values: Mapping[str, float]) -> None:
         """Note metrics of a version (at its run), all in one request."""
@@ -147,3 +183,18 @@ class Registry:
 
         uri = f"models:/{self.name}/{number}/{path}"
         return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(out)))
+
+    def weights(self, number: str, out: str | Path) -> dict[Task, Path]:
+        """A version's own model files, fetched into `out`; ValueError if they are gone or not what was registered."""
+        import mlflow
+
+        tag = self.version(number).tags.get("weights_digest")
+        try:
+            files = {task: self.download(number, f"artifacts/{task}.safetensors", Path(out) / task) for task in TASKS}
+        except (OSError, mlflow.MlflowException) as error:
+            self.version(number)  # raises if it is the server that is gone
+            text = f"the files of {self.name} version {number} are gone from {public_uri(self.uri)}: {REGISTER}"
+            raise ValueError(text) from error
+        if pair_digest(files) != tag:
+            raise ValueError(f"the files of {self.name} version {number} are not what was registered: {REGISTER}")
+        return files

@@ -12,8 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.common.files import Notes
-from pipeline.tracking.runs import Run, exists, start_run
+from pipeline.tracking.journal import Journal, kept
 from uniface.config import TrainConfig
 from uniface.images import write_image
 
@@ -28,16 +27,9 @@ def watched(task: str, config: TrainConfig, messages: Any, folder: Path, root: P
     `messages` is a queue of ("start", step, workers), ("log", step, values) and ("sample", step, picture). A training
     that is resumed in the same `folder` draws on in the same MLflow run.
     """
-    notes, note = Notes(VERSION), folder / "mlflow_run.json"
-    known = (notes.read(note) or {}).get("run")
-    notes.tell(f"train_{task}", "its curves are drawn in a new MLflow run")
-    if known and not exists(known, root):
-        print(f"train_{task}: MLflow has no run {known} any more: its curves are drawn in a new one", flush=True)
-        known = None
-    settings = {"task": task, **dataclasses.asdict(config)}
-    with start_run(f"train_{task}", settings, run_id=known, system_metrics=True, root=root) as run:
-        notes.write(note, {"run": run.id})
-        watcher = Watcher(f"train_{task}", config.iterations, run, folder)
+    journal = Journal(folder / "mlflow", root)
+    with kept(journal, f"train_{task}", {"task": task, **dataclasses.asdict(config)}):
+        watcher = Watcher(f"train_{task}", config.iterations, journal, folder)
         done = threading.Event()
         thread = threading.Thread(target=watcher.follow, args=(messages, done), daemon=True)
         thread.start()
@@ -49,10 +41,10 @@ def watched(task: str, config: TrainConfig, messages: Any, folder: Path, root: P
 
 
 class Watcher:
-    """Shows the messages of one training, and hands curves and pictures to MLflow."""
+    """Shows the messages of one training, and writes curves and pictures to its journal."""
 
-    def __init__(self, stage: str, total: int, run: Run, folder: Path):
-        self.stage, self.total, self.run, self.folder = stage, total, run, folder
+    def __init__(self, stage: str, total: int, journal: Journal, folder: Path):
+        self.stage, self.total, self.journal, self.folder = stage, total, journal, folder
         self.bar = None
 
     def follow(self, messages: Any, done: threading.Event) -> None:
@@ -67,7 +59,7 @@ class Watcher:
                 continue
             try:
                 {"start": self.start, "log": self.log, "sample": self.sample}[kind](step, value)
-            except Exception as error:  # neither a full disk nor an absent MLflow may end a training, or its progress
+            except Exception as error:  # not even a full disk may end a training, or its progress
                 print(f"warning: {self.stage}, {kind} at step {step}: {error}", file=sys.stderr, flush=True)
         if self.bar is not None:
             self.bar.close()
@@ -87,7 +79,7 @@ class Watcher:
 
     def log(self, step: int, values: dict[str, float]) -> None:
         """The means since the last log."""
-        self.run.log_metrics(values, step)
+        self.journal.metrics(values, step)
         shown = {name: value for name, value in values.items() if name not in ("lr", "pairs_per_second")}
         text = ", ".join(f"{name} {value:.3g}" for name, value in shown.items() if value or name != "unreadable")
         if self.bar is not None:
@@ -100,5 +92,6 @@ class Watcher:
 
     def sample(self, step: int, picture: np.ndarray) -> None:
         """A sample grid, uint8 (H, W, 3)."""
-        write_image(self.folder / "samples" / f"{step:07d}.png", picture)
-        self.run.log_image(picture, "sample", step)
+        path = self.folder / "samples" / f"{step:07d}.png"
+        write_image(path, picture)
+        self.journal.image(path, "sample", step)

@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from tiny_project import STAGES, change_params, command, commit, git, make_tiny, ran, start, until
 
-from pipeline.register import weights_digest
+from pipeline.common.files import weights_digest
 from pipeline.tracking import versions
 
 pytestmark = pytest.mark.slow

@@ -113,8 +113,8 @@ def test_the_whole_road(reproduced, project):
     code = """
 import base64, io, mlflow, pandas
 from PIL import Image
-from pipeline.tracking import runs
-runs.initialise()
+from pipeline.tracking import store
+store.initialise()
 file = io.BytesIO()
 Image.new("RGB", (32, 32), "gray").save(file, "PNG")
 image = base64.b64encode(file.getvalue()).decode()

@@ -6,10 +6,10 @@ import pytest
 @pytest.fixture(scope="session")
 def registry_home(tmp_path_factory):
     """A project folder with an MLflow database. Tests use runs and registered models of their own in it."""
-    from pipeline.tracking import runs
+    from pipeline.tracking import store
 
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         home = tmp_path_factory.mktemp("registry")
-        runs.initialise(home)
+        store.initialise(home)
         yield home

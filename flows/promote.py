@@ -1,6 +1,6 @@
-"""The promotion as a Prefect flow, for a server's history. `python -m flows.promote [--dry-run | rollback | show | mend]`.
+"""The promotion as a Prefect flow, for a server's history. `python -m flows.promote [--dry-run | rollback]`.
 
-`python -m pipeline.promote` does the same without Prefect.
+`python -m pipeline.promote` does the same without Prefect, and has more.
 """
 
 import sys

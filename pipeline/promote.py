@@ -246,7 +246,7 @@ def recover(registry: versions.Registry) -> bool:
 
 @store.plain_errors()
 def rollback(params: Params, places: Places) -> str:
-    """Swap `champion` and `previous`; what was done. ValueError if there is nothing to go back to, or its files are gone.
+    """Swap `champion` and `previous`; what was done. ValueError if there is no previous version, or its files are gone.
 
     The version taken out is marked, so that no scheduled run promotes it again; a second rollback takes that back.
     Where the champion's version was deleted, the one before serves again.

@@ -170,8 +170,8 @@ def _move(path: Path) -> list[str]:
         for table, column in PATHS:
             for start, new in ((old, here.as_uri()), (plain, str(here))):
                 changed += database.execute(
-                    f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE {column} = ? OR {column} LIKE ? || '/%'",
-                    (new, len(start) + 1, start, start),
+                    f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column} || '/', 1, ?) = ?",
+                    (new, len(start) + 1, len(start) + 1, f"{start}/"),
                 ).rowcount
     return [f"{changed} paths moved from {plain} to {here}"]
 

@@ -8,13 +8,16 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 import yaml
+from small_requests import TINY
 
 from pipeline import params as settings
 from pipeline import promote as stage
 from pipeline.common.places import Places
 from pipeline.params import GateParams, PromoteParams, RegisterParams
 from pipeline.tracking import runs, versions
+from uniface.model import UniFace, read_metadata
 
 ROOT = Path(__file__).resolve().parents[2]
 GATES = PromoteParams(
@@ -25,6 +28,7 @@ GATES = PromoteParams(
     min_pairs={"reenactment": 10},
 )
 GOOD = {"reenactment.psnr": 20.0, "swapping.distance": 0.30, "pairs.reenactment": 50.0}
+SEEDS = itertools.count()
 NAMES = (f"model{n}" for n in itertools.count())
 
 
@@ -77,22 +81,25 @@ class Project:
         self.evaluated = []
 
     def candidate(self, exam="today", **change):
-        """A new version with the alias `candidate`; its number."""
+        """A new version with the alias `candidate` of what is in models/; its number."""
+        models = {task: Places(self.home).model(task) for task in stage.TASKS}
         with runs.start_run("test", root=self.home) as run:
             run.log_metrics({**GOOD, **change}, step=0)
-            for task in stage.TASKS:
-                self.home.joinpath(f"{task}.safetensors").write_text(f"{task} of {run.id}")
-                run.log_artifact(self.home / f"{task}.safetensors", "model/artifacts")
+            for task, path in models.items():
+                torch.manual_seed(next(SEEDS))
+                UniFace(TINY).save(path, {"task": task})
+                run.log_artifact(path, "model/artifacts")
         source = self.registry.client.get_run(run.id).info.artifact_uri + "/model"
-        made = self.registry.client.create_model_version(
-            self.registry.name, source, run.id, tags={"evaluation_digest": exam}
-        )
+        tags = {"evaluation_digest": exam, "weights_digest": versions.pair_digest(models)}
+        made = self.registry.client.create_model_version(self.registry.name, source, run.id, tags=tags)
         self.registry.set_alias("candidate", made.version)
+        (self.home / "reports").mkdir(exist_ok=True)
+        (self.home / "reports/registered.json").write_text(json.dumps(tags))
         return str(made.version)
 
     def promote(self, dry_run=False, **scores):
         def evaluate(models, out):
-            self.evaluated.append({task: path.read_text().split()[0] for task, path in models.items()})
+            self.evaluated.append({task: read_metadata(path)[1]["task"] for task, path in models.items()})
             nested = {"reenactment": {"psnr": 20.0}, "swapping": {"distance": 0.30}}
             for name, value in scores.items():
                 task, _, metric = name.partition(".")
@@ -135,7 +142,8 @@ def test_worse_is_refused_better_is_promoted_rollback_restores(project):
     assert project.serving() == (better, first)
     assert project.promote().outcome == "unchanged"
 
-    assert stage.rollback(project.params, Places(project.home)) == (first, better)
+    done = stage.rollback(project.params, Places(project.home))
+    assert done == f"version {first} serves again; version {better} was taken out"
     assert project.serving() == (first, better)
     again = project.promote()  # the candidate is still the version that was taken out
     assert again.outcome == "refused" and again.reasons()[0].startswith("rolled back before")
@@ -212,8 +220,14 @@ def test_champion_is_scored_again_on_other_test_data(project):
 
 
 def test_without_candidate_or_previous_it_says_so(project):
-    with pytest.raises(ValueError, match="has no candidate"):
+    number = project.candidate()
+    project.registry.set_alias("candidate", None)  # as in a second clone, whose registry is empty
+    with pytest.raises(ValueError, match=r"has no candidate .*: dvc repro --force --single-item register"):
         project.promote()
+    (project.home / "reports/registered.json").unlink()
+    with pytest.raises(ValueError, match=r"registered\.json is missing: dvc repro$"):
+        project.promote()
+    project.registry.delete(number)
     project.candidate()
     project.promote()
     with pytest.raises(ValueError, match="no previous champion"):
@@ -225,3 +239,118 @@ def test_decision_survives_json():
     decision = stage.Decision("m", "2", "1", "promoted", (check,), "now", False)
     assert json.loads(json.dumps(dataclasses.asdict(decision)))["checks"][0]["name"] == "a"
     assert "| a | >= 1 | 2 | ok |" in decision.table()
+
+
+def artifacts(project, number):
+    """The folder of a version's model files."""
+    source = project.registry.version(number).source
+    return Path(source.removeprefix("file://")) / "artifacts"
+
+
+def test_only_what_is_in_models_is_promoted(project):
+    """After `dvc exp apply` the registry's candidate may be another one than what lies in models/ now."""
+    first = project.candidate()
+    weights = {task: Places(project.home).model(task).read_bytes() for task in stage.TASKS}
+    second = project.candidate()
+    report = project.home / "reports/registered.json"
+    for task, content in weights.items():  # the models of the first, the registry still means the second
+        Places(project.home).model(task).write_bytes(content)
+    with pytest.raises(
+        ValueError, match=r"version 2, the candidate, is not what is in .*--force --single-item register"
+    ):
+        project.promote()
+    project.registry.set_alias("candidate", first)
+    with pytest.raises(ValueError, match=r"registered\.json is about other weights .*--force --single-item register"):
+        project.promote(dry_run=True)
+    report.write_text(json.dumps(project.registry.version(first).tags))
+    assert project.promote().outcome == "promoted" and project.serving() == (first, None)
+    Places(project.home).model("swapping").unlink()
+    with pytest.raises(ValueError, match=r"swapping\.safetensors is missing.* dvc repro --pull"):
+        project.promote()
+    assert "decision" not in project.registry.version(second).tags
+
+
+@pytest.mark.parametrize("harm", ["gone", "cut", "other"])
+def test_a_version_whose_files_are_not_right_is_not_promoted(project, harm):
+    number = project.candidate()
+    path = artifacts(project, number) / "reenactment.safetensors"
+    if harm == "gone":
+        path.unlink()
+    elif harm == "cut":
+        path.write_bytes(path.read_bytes()[:5000])
+    else:
+        path.write_bytes((path.parent / "swapping.safetensors").read_bytes())
+    with pytest.raises(ValueError, match=r"files of model\d+ version 1 are .*dvc repro --force --single-item register"):
+        project.promote()
+    assert project.serving() == (None, None)
+
+
+def test_a_version_registered_broken_is_not_promoted(project):
+    """By an older program, which did not look."""
+    number = project.candidate()
+    path, ours = artifacts(project, number) / "reenactment.safetensors", Places(project.home).model("reenactment")
+    path.write_bytes(path.read_bytes()[:-500])
+    ours.write_bytes(path.read_bytes())
+    tag = {"weights_digest": versions.pair_digest({t: Places(project.home).model(t) for t in stage.TASKS})}
+    project.registry.tag(number, tag)
+    (project.home / "reports/registered.json").write_text(json.dumps(tag))
+    with pytest.raises(ValueError, match="no safetensors file"):
+        project.promote()
+
+
+def test_a_deleted_champion_leaves_the_one_before_as_measure_and_as_way_back(project):
+    first = project.candidate()
+    project.promote()
+    second = project.candidate(**{"reenactment.psnr": 21.0})
+    project.promote()
+    project.registry.delete(second)
+    third = project.candidate(**{"reenactment.psnr": 19.0})  # above the floor, 1 below the first
+    decision = project.promote()
+    assert decision.outcome == "refused" and "champion 20" in decision.reasons()[0]
+    assert stage.rollback(project.params, Places(project.home)) == (
+        f"version {first} serves again; the champion's version was deleted"
+    )
+    assert project.serving() == (first, None) and third not in project.serving()
+
+
+def test_a_champion_without_numbers_and_files_gives_way_to_the_one_before(project):
+    first = project.candidate()
+    project.promote()
+    second = project.candidate()
+    project.promote()
+    run = project.registry.version(second).run_id
+    (artifacts(project, second) / "reenactment.safetensors").unlink()
+    forget(project, run)
+    project.candidate(**{"reenactment.psnr": 19.0})
+    decision = project.promote()
+    assert decision.outcome == "refused" and "champion 20" in decision.reasons()[0]
+    assert decision.checks[0].name == "version 2, which served" and "are gone" in decision.checks[0].found
+    stage.rollback(project.params, Places(project.home))
+    assert project.serving() == (first, second)
+    with pytest.raises(ValueError, match=r"files of .* version 2 are gone"):
+        stage.rollback(project.params, Places(project.home))
+    assert project.serving() == (first, second)
+
+
+def test_a_candidate_whose_run_is_gone_names_the_command(project):
+    forget(project, project.registry.version(project.candidate()).run_id)
+    with pytest.raises(ValueError, match=r"run of .* is gone: dvc repro --force --single-item register"):
+        project.promote()
+
+
+def forget(project, run):
+    """What `mlflow gc` does to a run that was deleted, its files apart."""
+    from mlflow.tracking._tracking_service.utils import _get_store
+
+    project.registry.client.delete_run(run)
+    _get_store()._hard_delete_run(run)
+
+
+def test_a_version_deleted_while_aliases_moved_is_no_dead_end(project):
+    first, second = project.candidate(), project.candidate()
+    project.registry.set_alias("champion", first)
+    intent = {"champion": second, "previous": first, "tags": {second: {"decision": "promoted"}}}
+    project.registry.set_tag(stage.INTENT, json.dumps(intent))
+    project.registry.delete(second)
+    project.candidate()
+    assert project.promote().outcome == "promoted"

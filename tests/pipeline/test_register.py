@@ -14,6 +14,7 @@ from small_requests import TINY, face, text
 
 from pipeline import params as settings
 from pipeline import register as stage
+from pipeline.common.files import weights_digest
 from pipeline.common.places import Places
 from pipeline.results import summary
 from pipeline.tracking import versions
@@ -28,21 +29,27 @@ METRICS = {
 }
 
 
-def run(home, seed=0, name="faces", model=TINY):
+def run(home, seed=0, name="faces"):
     """Models with weights of this seed, then the stage."""
     for task in stage.TASKS:
         torch.manual_seed(seed + (task == "swapping"))
-        UniFace(model).save(home / f"models/{task}.safetensors")
+        UniFace(TINY).save(home / f"models/{task}.safetensors")
     (home / "reports/samples").mkdir(parents=True, exist_ok=True)
-    (home / "reports/metrics.json").write_text(json.dumps(METRICS))
+    measured = {task: weights_digest(home / f"models/{task}.safetensors") for task in stage.TASKS}
+    (home / "reports/metrics.json").write_text(json.dumps(METRICS | {"weights": measured}))
     (home / "reports/samples/grid.png").write_bytes(b"a picture")
     (home / "data/weights").mkdir(parents=True, exist_ok=True)
     (home / "data/clips").mkdir(exist_ok=True)
     (home / "data/pairs").mkdir(exist_ok=True)
     nets = {"judge": {"file": "judge.onnx", "name": "judge", "licence": "MIT", "stand_in": True}}
     (home / "data/weights/weights.json").write_text(json.dumps(nets))
+    return again(home, name)
+
+
+def again(home, name="faces"):
+    """The stage with what lies there."""
     params = settings.load(ROOT / "params.yaml")
-    params = dataclasses.replace(params, image_size=model.image_size, register=settings.RegisterParams(name=name))
+    params = dataclasses.replace(params, image_size=TINY.image_size, register=settings.RegisterParams(name=name))
     return stage.register(params, Places(home))
 
 
@@ -103,8 +110,8 @@ def test_weights_onnx_and_card_are_beside_it(registered, registry, registry_home
 
 def test_same_weights_no_new_version_other_weights_a_new_one(registered, registry, registry_home, monkeypatch):
     monkeypatch.setitem(METRICS["swapping"], "psnr", 19.5)
-    again = run(registry_home)
-    assert (again["version"], again["new"]) == (1, False)
+    same = run(registry_home)
+    assert (same["version"], same["new"]) == (1, False)
     assert len(registry.versions()) == 1 and registry.metrics("1")["swapping.psnr"] == 19.5
     monkeypatch.setattr(stage, "_export", lambda *_: "not exported: to save time")
     other = run(registry_home, seed=10)
@@ -119,12 +126,99 @@ def test_weights_digest_is_that_of_tensors_and_config(tmp_path):
     digests = set()
     for n in range(4):  # the order of the metadata in the file changes from one to the next
         model.save(tmp_path / f"{n}.safetensors", extra={"step": n})
-        digests.add(stage.weights_digest(tmp_path / f"{n}.safetensors"))
+        digests.add(weights_digest(tmp_path / f"{n}.safetensors"))
     assert len(digests) == 1
     with torch.no_grad():
         model.identity_transfer.alpha += 1e-6
     model.save(tmp_path / "changed.safetensors")
-    assert stage.weights_digest(tmp_path / "changed.safetensors") not in digests
+    assert weights_digest(tmp_path / "changed.safetensors") not in digests
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    monkeypatch.setattr(stage, "_export", lambda *_: "not exported: to save time")
+
+
+@pytest.mark.parametrize("task", stage.TASKS)
+def test_a_broken_model_is_not_registered(registry_home, registered, task, quick):
+    run(registry_home, seed=20, name=f"broken-{task}")
+    path = registry_home / f"models/{task}.safetensors"
+    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(ValueError, match=f"{task}.safetensors is no safetensors file"):
+        again(registry_home, f"broken-{task}")
+    assert len(versions.Registry(f"broken-{task}", registry_home).versions()) == 1
+
+
+def test_only_what_was_evaluated_is_registered(registry_home, registered, quick):
+    run(registry_home, seed=30, name="measured")
+    torch.manual_seed(99)
+    UniFace(TINY).save(registry_home / "models/swapping.safetensors")
+    with pytest.raises(ValueError, match=r"measured on another swapping\.safetensors .* --single-item evaluate"):
+        again(registry_home, "measured")
+    metrics = registry_home / "reports/metrics.json"
+    metrics.write_text(json.dumps(METRICS))  # of an older program, which did not note what it measured
+    with pytest.raises(ValueError, match="dvc repro"):
+        again(registry_home, "measured")
+
+
+def test_a_broken_graph_is_no_reason_but_a_broken_model_is(tmp_path, monkeypatch):
+    from pipeline.tracking import onnx
+
+    def fail(error):
+        def export(*_):
+            raise error
+
+        monkeypatch.setattr(onnx, "export", export)
+        return stage._export(UniFace(TINY), "swapping", 32, tmp_path / "a.onnx")
+
+    assert fail(onnx.ExportError("torch cannot")) == "not exported: torch cannot"
+    with pytest.raises(ValueError, match="source holds"):
+        fail(ValueError("source holds something else"))
+
+
+@pytest.mark.parametrize("loss", ["run in the trash", "run swept", "files gone", "files cut"])
+def test_what_the_registry_lost_is_made_again(registry_home, registered, quick, loss, capsys):
+    from mlflow.tracking._tracking_service.utils import _get_store
+
+    name = loss.replace(" ", "-")
+    first = run(registry_home, seed=40, name=name)
+    registry = versions.Registry(name, registry_home)
+    file = Path(registry.version("1").source.removeprefix("file://")) / "artifacts/swapping.safetensors"
+    if loss.startswith("run"):
+        registry.client.delete_run(first["run_id"])
+    if loss == "run swept":
+        _get_store()._hard_delete_run(first["run_id"])
+    if loss == "files gone":
+        file.unlink()
+    if loss == "files cut":
+        file.write_bytes(file.read_bytes()[:-100])
+    second = again(registry_home, name)
+    assert (second["version"], second["new"]) == ((1, False) if loss == "run in the trash" else (2, True))
+    number = str(second["version"])
+    assert registry.aliases() == {"candidate": number} and registry.metrics(number)["swapping.psnr"] == 19.0
+    assert registry.client.get_run(second["run_id"]).info.lifecycle_stage == "active"
+    assert again(registry_home, name)["version"] == second["version"]
+
+
+def test_two_that_register_at_once_make_one_version(registry_home, registered, quick, monkeypatch):
+    """The other copy of the project makes its version while we make ours: both take the first."""
+    real, made = stage._create, []
+
+    def create(*arguments):
+        made.append(real(*arguments))  # the other's
+        return real(*arguments)
+
+    monkeypatch.setattr(stage, "_create", create)
+    registered = run(registry_home, seed=50, name="twice")
+    assert registered["version"] == 1 and registered["run_id"] == made[0][0].run_id
+    assert [v.version for v in versions.Registry("twice", registry_home).versions()] == [made[0][0].version]
+
+
+def test_the_summary_says_when_files_are_gone(registry_home, registered, quick):
+    run(registry_home, seed=60, name="summary")
+    source = versions.Registry("summary", registry_home).version("1").source.removeprefix("file://")
+    shutil.rmtree(Path(source) / "artifacts")
+    assert "but the files of summary version 1 are gone" in summary(Places(registry_home))
 
 
 def test_a_missing_input_names_the_stage_that_makes_it(tmp_path):
@@ -134,6 +228,7 @@ def test_a_missing_input_names_the_stage_that_makes_it(tmp_path):
 
 
 def test_summary_says_what_to_look_at_next(registered, registry_home, tmp_path):
+    (registry_home / "reports/registered.json").write_text(json.dumps(registered))
     found = summary(Places(registry_home))
     assert "psnr" in found and "reports/samples/grid.png" in found and "faces version 1, alias candidate" in found
     assert "dvc repro" not in found  # the registry has it

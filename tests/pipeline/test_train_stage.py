@@ -18,6 +18,7 @@ from pipeline import params, train
 from pipeline.common.files import digest
 from pipeline.common.places import Places
 from pipeline.tracking import watch
+from pipeline.tracking.journal import Journal
 from uniface.model import UniFace, read_metadata
 from uniface.stream import sample_stream
 from uniface.train import train as train_loop
@@ -152,34 +153,31 @@ def test_one_training_of_a_stage_at_a_time(tmp_path, capsys):
     assert "another training of this stage is running" in capsys.readouterr().out
 
 
-class Run:
-    id = "r"
+def test_watcher_shows_and_logs_and_outlives_a_full_disk(tmp_path, capsys, monkeypatch):
+    messages, done = queue.Queue(), threading.Event()
+    journal = Journal(tmp_path / "work/train_x/abc/mlflow", tmp_path)
+    journal.begin("train_x", {"lr": 1e-3})
+    real = watch.write_image
 
-    def __init__(self):
-        self.metrics, self.images = [], []
+    def write_image(path, picture):
+        if path.stem == "0000004":
+            raise OSError("no space left on device")
+        real(path, picture)
 
-    def log_metrics(self, values, step):
-        self.metrics.append((step, values))
-
-    def log_image(self, image, key, step):
-        if step == 4:
-            raise OSError("no server")
-        self.images.append((key, step))
-
-
-def test_watcher_shows_and_logs_and_outlives_an_absent_server(tmp_path, capsys):
-    messages, run, done = queue.Queue(), Run(), threading.Event()
+    monkeypatch.setattr(watch, "write_image", write_image)
     picture = np.zeros((4, 4, 3), np.uint8)
     values = {"reconstruction": 0.25, "lr": 1e-3, "pairs_per_second": 8.0, "skipped": 0, "unreadable": 3}
     for message in (("start", 2, 2), ("sample", 4, picture), ("log", 6, values), ("sample", 6, picture)):
         messages.put(message)
     done.set()
-    watch.Watcher("train_x", 10, run, tmp_path).follow(messages, done)
+    watch.Watcher("train_x", 10, journal, tmp_path).follow(messages, done)
     out, err = capsys.readouterr()
     assert "train_x: resuming at step 2 of 10 steps, 2 workers" in out
     assert "train_x 6/10, 8.0 pairs/s" in out and "reconstruction 0.25" in out and "unreadable 3" in out
-    assert "warning: train_x, sample at step 4: no server" in err
-    assert run.metrics == [(6, values)] and run.images == [("sample", 6)]
+    assert "warning: train_x, sample at step 4: no space left on device" in err
+    begin, metrics, image = map(json.loads, journal.lines.read_text().splitlines())
+    assert begin["params"] == {"lr": "0.001"} and (metrics["step"], metrics["values"]) == (6, values)
+    assert (image["step"], image["path"]) == (6, "samples/0000006.png")
     assert (tmp_path / "samples" / "0000006.png").is_file()
 
 

@@ -4,6 +4,6 @@ import pytest
 
 
 @pytest.fixture(autouse=True)
-def no_registry_of_another_test(monkeypatch):
-    """`mlflow.set_registry_uri` leaves its address in the environment, where the next test would find it."""
+def no_registry_of_the_machine(monkeypatch):
+    """A registry that this machine's environment names is not the tests'."""
     monkeypatch.delenv("MLFLOW_REGISTRY_URI", raising=False)

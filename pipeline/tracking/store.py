@@ -58,7 +58,6 @@ def initialise(root: str | Path = ".") -> str:
         os.environ.setdefault(name, value)
     uri = tracking_uri(root)
     mlflow.set_tracking_uri(uri)
-    mlflow.set_registry_uri(os.environ.get("MLFLOW_REGISTRY_URI") or uri)
     with plain_errors():
         if not uri.startswith("sqlite:"):
             experiment()

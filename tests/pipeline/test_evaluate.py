@@ -343,6 +343,8 @@ def test_the_whole_stage_writes_the_same_reports_again(project, nets, params, tm
         assert (tmp_path / "a" / path).read_bytes() == (tmp_path / "b" / path).read_bytes(), path
     assert json.loads((tmp_path / "a/metrics.json").read_text()) == report
     assert report["pairs"] == dict.fromkeys(evaluate.EXAMS, 5)
+    for task in ("reenactment", "swapping"):
+        assert report["weights"][task] == weights_digest(places.model(task))
     assert report["models"] == {"reconstruction": "stage 1", "reenactment": "stage 1", "swapping": "stage 2"}
     assert "psnr" in report["reconstruction"] and "psnr" not in report["reenactment"]  # no exact truth for a folder
     assert set(report["baselines"]["reenactment"]) == {

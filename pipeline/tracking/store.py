@@ -10,6 +10,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from urllib.parse import unquote, urlsplit, urlunsplit
 
@@ -64,8 +65,29 @@ def initialise(root: str | Path = ".") -> str:
             return uri
         home = _database(uri).parent
         with FileLock(home / "mlflow.db.lock"):
+            _check_tables(uri)
             experiment((home / ARTIFACTS).as_uri())
     return uri
+
+
+def _check_tables(uri: str) -> None:
+    """MLflow itself would upgrade many an older database on sight, without a copy and without a word."""
+    path = _database(uri)
+    if not path.is_file():
+        return
+    with closing(sqlite3.connect(path)) as database:
+        if not database.execute("SELECT 1 FROM sqlite_master WHERE name = 'alembic_version'").fetchone():
+            return  # nothing in it yet
+        found = database.execute("SELECT version_num FROM alembic_version").fetchone()
+    if found is not None and found[0] != _newest_tables():
+        raise ValueError(f"{path.name} is of another MLflow than the installed one: {MEND} (it keeps a copy)")
+
+
+@cache
+def _newest_tables() -> str:
+    from mlflow.store.db import utils
+
+    return utils._get_latest_schema_revision()
 
 
 def experiment(artifacts: str | None = None) -> str:
@@ -144,7 +166,7 @@ def _upgrade(uri: str) -> list[str]:
 
     engine = utils.create_sqlalchemy_engine_with_retry(uri)
     try:
-        found, wanted = utils._get_schema_version(engine), utils._get_latest_schema_revision()
+        found, wanted = utils._get_schema_version(engine), _newest_tables()
         if found == wanted:
             return []
         utils._upgrade_db(engine)  # what `mlflow db upgrade` calls

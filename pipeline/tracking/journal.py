@@ -17,7 +17,7 @@ from typing import Any
 
 from pipeline.common.files import atomic_write
 from pipeline.tracking.runs import flatten
-from pipeline.tracking.store import experiment, initialise
+from pipeline.tracking.store import experiment, initialise, plain_errors
 
 BATCH = 100  # lines in one request at most; MLflow takes 1,000 values in one
 EVERY = 5.0  # seconds between two requests
@@ -64,9 +64,12 @@ class Journal:
         return int(self._sent.read_text()) if self._sent.is_file() and self._run.is_file() else 0
 
     def send(self) -> None:
-        """Send what MLflow lacks. Raises whatever MLflow raises; what was sent until then need not be sent again."""
-        if not self.pending():
-            return
+        """Send what MLflow lacks. ValueError if MLflow does not take it; what was sent until then is sent once."""
+        if self.pending():
+            with plain_errors():
+                self._send_pending()
+
+    def _send_pending(self) -> None:
         import mlflow
 
         initialise(self.root)

@@ -120,14 +120,8 @@ def plain_errors() -> Iterator[None]:
 
     try:
         yield
-    except (mlflow.MlflowException, SQLAlchemyError) as error:
-        uri = mlflow.get_tracking_uri()
-        name, text = public_uri(uri), str(error).strip().splitlines()[0]
-        if "out-of-date database schema" in text:
-            what = MEND if uri.startswith("sqlite:") else "its `mlflow db upgrade` is due"
-            raise ValueError(
-                f"the MLflow database {name} is of another MLflow than the installed one: {what}"
-            ) from error
+    except (mlflow.MlflowException, SQLAlchemyError, sqlite3.DatabaseError) as error:
+        name, text = public_uri(mlflow.get_tracking_uri()), (str(error).strip() or type(error).__name__).splitlines()[0]
         if "file is not a database" in text or "malformed" in text:
             raise ValueError(f"{name} is damaged: put a copy in its place, or move it away to begin anew") from error
         if "API request" in text:

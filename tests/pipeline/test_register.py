@@ -29,11 +29,11 @@ METRICS = {
 }
 
 
-def run(home, seed=0, name="faces"):
+def run(home, seed=0, name="faces", model=TINY):
     """Models with weights of this seed, then the stage."""
     for task in stage.TASKS:
         torch.manual_seed(seed + (task == "swapping"))
-        UniFace(TINY).save(home / f"models/{task}.safetensors")
+        UniFace(model).save(home / f"models/{task}.safetensors")
     (home / "reports/samples").mkdir(parents=True, exist_ok=True)
     measured = {task: weights_digest(home / f"models/{task}.safetensors") for task in stage.TASKS}
     (home / "reports/metrics.json").write_text(json.dumps(METRICS | {"weights": measured}))
@@ -43,13 +43,13 @@ def run(home, seed=0, name="faces"):
     (home / "data/pairs").mkdir(exist_ok=True)
     nets = {"judge": {"file": "judge.onnx", "name": "judge", "licence": "MIT", "stand_in": True}}
     (home / "data/weights/weights.json").write_text(json.dumps(nets))
-    return again(home, name)
+    return again(home, name, model.image_size)
 
 
-def again(home, name="faces"):
+def again(home, name="faces", size=TINY.image_size):
     """The stage with what lies there."""
     params = settings.load(ROOT / "params.yaml")
-    params = dataclasses.replace(params, image_size=TINY.image_size, register=settings.RegisterParams(name=name))
+    params = dataclasses.replace(params, image_size=size, register=settings.RegisterParams(name=name))
     return stage.register(params, Places(home))
 
 

@@ -125,7 +125,7 @@ def plain_errors() -> Iterator[None]:
         if "file is not a database" in text or "malformed" in text:
             raise ValueError(f"{name} is damaged: put a copy in its place, or move it away to begin anew") from error
         if "API request" in text:
-            raise ValueError(f"the MLflow server {name} does not answer: start it, then run this again") from error
+            raise ValueError(f"the MLflow server {name} does not answer now") from error
         raise ValueError(f"MLflow ({name}): {text}") from error
 
 

@@ -16,9 +16,6 @@ from pipeline.tracking.journal import Journal, kept
 from uniface.config import TrainConfig
 from uniface.images import write_image
 
-VERSION = 1
-"""Of the note that says which MLflow run a training draws in."""
-
 
 @contextmanager
 def watched(task: str, config: TrainConfig, messages: Any, folder: Path, root: Path) -> Iterator[None]:

@@ -181,24 +181,6 @@ def test_watcher_shows_and_logs_and_outlives_a_full_disk(tmp_path, capsys, monke
     assert (tmp_path / "samples" / "0000006.png").is_file()
 
 
-def test_a_resumed_training_draws_on_in_its_run_or_says_why_not(registry_home, loaded, tmp_path, capsys):
-    def run_id():
-        with watch.watched("reenactment", loaded.train_reenactment, queue.Queue(), tmp_path, registry_home):
-            pass
-        return json.loads((tmp_path / "mlflow_run.json").read_text())["run"]
-
-    first = run_id()
-    assert run_id() == first and "new" not in capsys.readouterr().out
-    (tmp_path / "mlflow_run.json").write_text(first)  # as before there were versions
-    second = run_id()
-    assert second != first
-    said = "train_reenactment: 1 note of another version set aside: its curves are drawn in a new MLflow run"
-    assert said in capsys.readouterr().out
-    (tmp_path / "mlflow_run.json").write_text(json.dumps({"version": watch.VERSION, "run": "0" * 32}))
-    assert run_id() not in (first, second)
-    assert f"MLflow has no run {'0' * 32} any more" in capsys.readouterr().out
-
-
 def test_gpus_follow_the_settings_or_what_there_is(loaded):
     compute = dataclasses.replace(loaded.compute, gpus_per_worker=-1, workers=2)
     assert [train.gpus_per_worker(compute, n) for n in (0, 1, 2)] == [0, 0, 1]

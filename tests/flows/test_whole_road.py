@@ -12,7 +12,7 @@ import pytest
 from tiny_project import STAGES, TINY, change_code, change_params, command, commit, make_tiny, ran
 
 from pipeline.common.places import Places
-from pipeline.tracking import runs, versions
+from pipeline.tracking import store, versions
 from uniface.data import PairDataset
 from uniface.model import read_metadata
 from uniface.tables import read_table
@@ -32,8 +32,10 @@ def reproduced(tmp_path_factory):
 
 @pytest.fixture
 def project(reproduced, tmp_path):
-    """A copy of that project to change."""
-    return Path(shutil.copytree(reproduced[0], tmp_path / "project"))
+    """A copy of that project to change, with the registry mended as somebody who copies a project would."""
+    copy = Path(shutil.copytree(reproduced[0], tmp_path / "project"))
+    store.mend(copy)
+    return copy
 
 
 def again(project: Path, stage: str) -> None:
@@ -73,7 +75,7 @@ def test_another_truth_gives_other_scores(project):
 def last_run(project: Path, name: str) -> dict[str, str]:
     """The settings with which the newest MLflow run of this name was made."""
     client = versions.Registry("uniface", project).client
-    experiment = client.get_experiment_by_name(runs.EXPERIMENT)
+    experiment = client.get_experiment_by_name(store.EXPERIMENT)
     found = client.search_runs([experiment.experiment_id], f"attributes.run_name = '{name}'", max_results=1)
     return found[0].data.params
 

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -94,11 +94,14 @@ def main(stage: Callable[[Params, Places], Any], name: str = "") -> None:
     """
     params, places = load_or_exit(), Places()
     try:
+        places.work.mkdir(exist_ok=True)
         places.check()
         with only_one_of(name or stage.__name__, places.work):
             stage(params, places)
     except (ValueError, OSError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)
+        with suppress(OSError):  # for `make repro`, to say it again below what DVC says
+            (places.work / "failed.txt").write_text(f"error: {error}\n", encoding="utf-8")
         raise SystemExit(1) from None
 
 
@@ -107,7 +110,6 @@ def only_one_of(stage: str, work: Path) -> Iterator[None]:
     """Hold a stage's lock, waiting for another run of it: a killed DVC frees its own lock, its child works on."""
     from filelock import FileLock, Timeout
 
-    work.mkdir(exist_ok=True)
     lock = FileLock(work / f"{stage}.lock")
     try:
         lock.acquire(timeout=0)

@@ -69,6 +69,7 @@ def test_outputs_on_another_disk_by_a_link_are_refused_before_the_work(tmp_path,
     assert process.returncode == 1 and said == ""
     (line,) = error.splitlines()
     assert line.startswith(f"error: {name} is a link to {elsewhere}") and "dvc cache dir" in line
+    assert (project / "work/failed.txt").read_text() == error  # what make shows last
 
 
 def test_a_link_for_the_work_or_below_the_outputs_is_fine(tmp_path):

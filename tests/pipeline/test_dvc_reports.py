@@ -50,7 +50,7 @@ def test_the_plots_are_every_loss_of_both_stages_and_the_baselines(project):
     losses = {f"{name} loss" for name in LOSSES + LOSSES_OF_SWAPPING}
     assert losses < set(shown) and len(set(shown) - losses) == 3
     steps = [(point["rev"], point["step"], point["filename"]) for point in points(shown["reconstruction loss"])]
-    assert len(steps) == 4 and {name for *_, name in steps} == {"reports/reenactment.csv", "reports/swapping.csv"}
+    assert len(steps) == 4 and {name for *_, name in steps} == {"reenactment.csv", "swapping.csv"}
     (bar,) = points(shown["PSNR beside the baselines"])
     assert bar["picture"] == "swapping: the model" and float(bar["psnr"]) == 24.2
     listed = yaml.safe_load((ROOT / "dvc.yaml").read_text())["plots"]

@@ -14,11 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-<<<<<<< HEAD
-from pipeline.common.files import weights_digest, write_json
-=======
-from pipeline.common.files import atomic_write, write_json
->>>>>>> e2cbc74 (Few headline metrics and named plots for DVC; reasons last where a stage or DVC fails; no Prefect server left by a killed flow; less noise)
+from pipeline.common.files import atomic_write, weights_digest, write_json
 from pipeline.common.places import Places, main
 from pipeline.params import Params
 from pipeline.scoring.held_out import Pairs, clip_pairs, exact, others, portrait_pairs

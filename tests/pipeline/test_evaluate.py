@@ -369,7 +369,6 @@ def test_the_whole_stage_writes_the_same_reports_again(project, nets, params, tm
     assert picture.shape == (2 * 130 - 2 + LABEL, 5 * 130 - 2, 3)  # source, target, output, two wrong ones
 
 
-<<<<<<< HEAD
 def test_listed_pairs_are_evaluated_instead_of_the_drawn_ones(project, nets, params, tmp_path):
     places = Places(shutil.copytree(project, tmp_path / "listed"))
     shutil.copytree(nets, places.nets, dirs_exist_ok=True)
@@ -380,7 +379,8 @@ def test_listed_pairs_are_evaluated_instead_of_the_drawn_ones(project, nets, par
     schemas.write(places.pairs / "evaluation.parquet", rows[:1], schemas.PAIRS)
     with pytest.raises(ValueError, match=r"evaluation\.parquet holds only 1"):
         evaluate.evaluate(params, places)
-=======
+
+
 def test_headlines_are_few_numbers_and_the_gains_where_there_is_truth():
     metrics = {"psnr": 22.0, "ssim": 0.6, "csim": 0.5, "csim_target": 0.1, "ape": 3.0}
     report = {exam: metrics for exam in evaluate.EXAMS} | {"networks": {"csim": {"network": "judge"}}}
@@ -390,7 +390,6 @@ def test_headlines_are_few_numbers_and_the_gains_where_there_is_truth():
     assert found["reenactment"] == {"psnr": 22.0, "csim": 0.5, "csim_target": 0.1, "ape": 3.0, "above_mean_frame": 1.5}
     assert found["swapping"]["right_beats_wrong"] == 0.7 and "above_mean_frame" not in found["swapping"]
     assert sum(len(exam) for exam in found.values()) <= 15
->>>>>>> e2cbc74 (Few headline metrics and named plots for DVC; reasons last where a stage or DVC fails; no Prefect server left by a killed flow; less noise)
 
 
 def test_colour_field_shows_direction_and_length():

@@ -1,5 +1,6 @@
 """Where MLflow writes, what a run keeps, and what never gets into a report."""
 
+import logging
 import subprocess
 import sys
 
@@ -34,17 +35,13 @@ def test_flatten_and_numbers():
     assert versions.numbers(nested) == {"reenactment.psnr": 20.0, "pairs.swapping": 7.0}
 
 
-<<<<<<< HEAD
-def test_a_run_keeps_params_numbers_and_files(registry_home, tmp_path):
-=======
 def test_mlflow_says_warnings_only(registry_home):
-    runs.initialise(registry_home)
+    store.initialise(registry_home)
     for name in ("mlflow", "mlflow.system_metrics.system_metrics_monitor", "mlflow.store.db.utils"):
         assert not logging.getLogger(name).isEnabledFor(logging.INFO)
 
 
-def test_a_run_keeps_params_curves_pictures_and_files(registry_home, tmp_path):
->>>>>>> e2cbc74 (Few headline metrics and named plots for DVC; reasons last where a stage or DVC fails; no Prefect server left by a killed flow; less noise)
+def test_a_run_keeps_params_numbers_and_files(registry_home, tmp_path):
     import mlflow
 
     (tmp_path / "note.txt").write_text("hello")

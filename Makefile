@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help repro test test-slow lint format setup requirements retrain deploy worker
+.PHONY: help git repro test test-slow lint format setup requirements retrain deploy worker
 
 help:  ## what you can ask for
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -11,16 +11,20 @@ help:  ## what you can ask for
 setup: .venv/.done  ## make .venv with the pinned packages (done by the others when needed)
 
 .venv/.done: requirements.txt pyproject.toml
-	@echo "==> setting up .venv (once; about a minute)"
+	@echo "==> setting up .venv (once; two to three minutes)"
 	@$(PYTHON) -m venv --clear .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	@$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --no-deps -r requirements.txt
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
 	@touch $@
 
-repro: setup  ## the whole road: sample data -> two trained stages -> evaluation -> registered model
+git:
+	@git rev-parse --git-dir >/dev/null || { echo "DVC needs a git repository around the project, and here is none: git init" >&2; exit 2; }
+
+repro: git setup  ## the whole road: sample data -> two trained stages -> evaluation -> registered model
 	@$(BIN)/python -m pipeline.params
-	@$(BIN)/dvc repro
+	@rm -f work/failed.txt
+	@$(BIN)/dvc repro || { status=$$?; cat work/failed.txt >&2 2>/dev/null; exit $$status; }
 	@$(BIN)/python -m pipeline.results
 
 test: setup  ## the test suite with one tiny run of the whole road
@@ -38,7 +42,7 @@ format: setup  ## ruff: fix and format
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-retrain: setup  ## one retraining now, no server needed: fetch -> dvc repro -> gate -> promote -> report
+retrain: git setup  ## one retraining now, no server needed: fetch -> dvc repro -> gate -> promote -> report
 	@$(BIN)/python -m flows.retrain
 
 deploy: setup  ## the weekly retraining (prefect.yaml) on the Prefect server of PREFECT_API_URL

@@ -8,8 +8,10 @@ import sys
 from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact
 
+from flows.reproduce import TEMPORARY_SERVER
 from pipeline import params as settings
 from pipeline import promote as registry
+from pipeline.common.orphans import end_with_us
 from pipeline.common.places import Places
 
 
@@ -43,6 +45,7 @@ def main(arguments: list[str]) -> int:
     if arguments not in ([], ["--dry-run"], ["rollback"]):
         return registry.main(arguments)  # `show`, `mend` or the usage: nothing for a flow to do
     settings.load_or_exit()
+    end_with_us(TEMPORARY_SERVER)
     try:
         if arguments == ["rollback"]:
             rollback()

@@ -9,7 +9,10 @@ import time
 from prefect import flow, get_run_logger, task
 
 from pipeline import params
+from pipeline.common.orphans import end_with_us
 from pipeline.common.repro import Busy, StageFailed, only_one, reproduce, stages
+
+TEMPORARY_SERVER = "prefect.server.api.server:create_app"  # in its command line
 
 
 def only_if_busy(task, run, state) -> bool:
@@ -36,9 +39,10 @@ def reproduce_all() -> dict[str, bool]:
 
 def main() -> None:
     params.load_or_exit()
+    end_with_us(TEMPORARY_SERVER)
     try:
         reproduce_all()
-    except (StageFailed, Busy, FileNotFoundError) as error:
+    except (StageFailed, Busy, ValueError, OSError) as error:
         raise SystemExit(f"error: {error}") from None
 
 

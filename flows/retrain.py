@@ -11,9 +11,10 @@ from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
 
 from flows.promote import gate
-from flows.reproduce import only_if_busy, stage
+from flows.reproduce import TEMPORARY_SERVER, only_if_busy, stage
 from pipeline import params as settings
 from pipeline.common.notify import notify, retraining
+from pipeline.common.orphans import end_with_us
 from pipeline.common.repro import Busy, StageFailed, fetch, only_one, stages
 
 
@@ -52,9 +53,10 @@ def retrain() -> str:
 
 def main() -> int:
     settings.load_or_exit()
+    end_with_us(TEMPORARY_SERVER)
     try:
         retrain()
-    except (StageFailed, Busy, ValueError, FileNotFoundError) as error:
+    except (StageFailed, Busy, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

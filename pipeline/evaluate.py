@@ -6,6 +6,7 @@ say how far off a result is; elsewhere these are only there for reconstruction, 
 The first two use the model of stage 1, swapping that of stage 2. The same command writes the same reports.
 """
 
+import csv
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.common.files import weights_digest, write_json
+from pipeline.common.files import atomic_write, weights_digest, write_json
 from pipeline.common.places import Places, main
 from pipeline.params import Params
 from pipeline.scoring.held_out import Pairs, clip_pairs, exact, others, portrait_pairs
@@ -26,11 +27,13 @@ if TYPE_CHECKING:
 
 EXAMS = ("reconstruction", "reenactment", "swapping")  # names of sections of metrics.json, in their order
 BLUR = 1 / 64  # sigma of the blurred baselines, of the image's side: 1 pixel at 64
+HEADLINES = ("psnr", "csim", "csim_target", "ape")
 CHECK_MARGIN, CHECK_SHARE = 0.5, 0.95  # what the judge must see in exact swaps, to be believed about others
 
 
 def evaluate(params: Params, places: Places) -> dict:
-    """Measure both models and write reports/metrics.json, vs_paper.csv and samples/*.png.
+    """Measure both models and write reports/metrics.json, the extracts headlines.json and baselines.csv, vs_paper.csv
+    and samples/*.png.
 
     Returns what metrics.json holds. Raises FileNotFoundError or ValueError for missing or unusable inputs.
     """
@@ -78,6 +81,8 @@ def examine(models: Mapping[Task, Path], out: Path, params: Params, places: Plac
     report["weights"] = {task: weights_digest(path) for task, path in models.items()}  # `register` compares
     report["definitions"] = DEFINITIONS
     write_json(out / "metrics.json", report)
+    write_json(out / "headlines.json", headlines(report))
+    write_baselines(out / "baselines.csv", report)
     write_comparison(out / "vs_paper.csv", report, params)
     for exam in EXAMS:
         print(f"evaluate: {exam}: " + ", ".join(f"{name} {value:.4g}" for name, value in report[exam].items()))
@@ -191,6 +196,32 @@ def _right_beats_wrong(right: "Row", wrong: "Row") -> dict[str, float]:
 
 
 # --- reports -------------------------------------------------------------------------------------------------------
+
+
+def headlines(report: Mapping[str, dict]) -> dict[str, dict[str, float]]:
+    """The few numbers of `dvc metrics show`: exam -> metric -> number; what was not measured is left out."""
+    found = {exam: {name: report[exam][name] for name in HEADLINES if name in report[exam]} for exam in EXAMS}
+    mean_frame = report["baselines"]["reenactment"].get("mean_frame", {})
+    if {"psnr"} <= mean_frame.keys() & report["reenactment"].keys():
+        found["reenactment"]["above_mean_frame"] = round(report["reenactment"]["psnr"] - mean_frame["psnr"], 5)
+    if wrong := report["controls"]["swapping"].get("wrong_source"):
+        found["swapping"] |= {name: wrong[name] for name in ("right_beats_wrong",) if name in wrong}
+    return found
+
+
+def write_baselines(path: Path, report: Mapping[str, dict]) -> None:
+    """The model beside baselines and controls, a row each, for `dvc plots show`."""
+    rows = []
+    for exam in EXAMS:
+        beside = {"the model": report[exam], **report["baselines"][exam], **report["controls"][exam]}
+        for name, values in beside.items():
+            if "csim" in values:  # measured as the model was
+                label = f"{exam}: {name.replace('_', ' ')}"
+                rows.append([label, *(values.get(metric, "") for metric in ("psnr", "csim", "csim_target"))])
+    with atomic_write(path) as part, part.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(("picture", "psnr", "csim", "csim_target"))
+        writer.writerows(rows)
 
 
 def columns(exam: str, pairs: Pairs, made: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -10,17 +10,16 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 
-from pipeline.common.cluster import connect
+from pipeline.common.checkpoints import forget_missing, take_up
+from pipeline.common.cluster import connect, disconnect, in_thread, is_ours
 from pipeline.common.code import code
 from pipeline.common.files import atomic_write, contents, work_folder
 from pipeline.common.nets import read_manifest
@@ -40,6 +39,7 @@ from uniface.train import Trainer, start_from_reenactment, train
 NETS = ("recogniser", "perceptual", "lpips", "contextual")  # roles that a loss may look through
 STATE = "state.pt"
 MAX_FAILURES = 2  # of a worker, before training gives up
+LOSSES = 2  # of our own Ray, before training gives up
 PREVIEWS = 6  # rows of a sample grid
 
 
@@ -68,17 +68,16 @@ def train_stage(task: Task, params: Params, places: Places) -> Path:
     folder = work_folder(stage, *fingerprint(job), work=places.work)
     model, report = places.model(task), places.reports / f"{task}.csv"
     finished = {folder / model.name: model, folder / report.name: report}
-    with only_training(folder.parent.with_suffix(".lock"), stage):
-        if all(path.is_file() for path in finished):
-            print(f"{stage}: trained before ({folder.relative_to(places.root)}), writing the outputs again", flush=True)
-        else:
-            check_contextual_maps(job)
-            state = run_on_ray(job, params.compute, folder, places)
-            write_results(job, state, folder / model.name, folder / report.name)
-            shutil.rmtree(folder / "ray", ignore_errors=True)
-        for path, out in finished.items():
-            with atomic_write(out) as part:
-                shutil.copyfile(path, part)
+    if all(path.is_file() for path in finished):
+        print(f"{stage}: trained before ({folder.relative_to(places.root)}), writing the outputs again", flush=True)
+    else:
+        check_contextual_maps(job)
+        state = run_on_ray(job, params.compute, folder, places)
+        write_results(job, state, folder / model.name, folder / report.name)
+        shutil.rmtree(folder / "ray", ignore_errors=True)
+    for path, out in finished.items():
+        with atomic_write(out) as part:
+            shutil.copyfile(path, part)
     return model
 
 
@@ -117,26 +116,29 @@ def fingerprint(job: TrainJob) -> tuple[Any, ...]:
     return job.task, job.model, job.config, job.seed, data, nets, stage1, code("pipeline.train")
 
 
-@contextmanager
-def only_training(path: Path, stage: str) -> Iterator[None]:
-    """Hold a stage's lock, waiting for another training: a killed DVC frees its own lock, its child trains on."""
-    lock = FileLock(path)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        print(f"{stage}: another training of this stage is running here, waiting for it to end", flush=True)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
-
-
 def run_on_ray(job: TrainJob, compute: ComputeParams, folder: Path, places: Places) -> dict:
     """Train on Ray, showing progress and logging curves meanwhile; the final training state.
 
-    Raises RuntimeError with the worker's error if it failed more than `MAX_FAILURES` times.
+    A Ray of our own that is lost on the way is started again, `LOSSES` times. Raises RuntimeError with the worker's
+    error if it failed more than `MAX_FAILURES` times, or if Ray is gone.
     """
+    import ray
+
+    again = LOSSES if is_ours() else 0
+    while True:
+        try:
+            return fit_on_ray(job, compute, folder, places)
+        except ray.exceptions.RayError as error:
+            disconnect()
+            said = f"train_{job.task}: Ray was lost ({reason(error)})"
+            if not again:
+                raise RuntimeError(f"{said}: the same command goes on from the last checkpoint") from error
+            print(f"warning: {said}, starting it again from the last checkpoint", file=sys.stderr, flush=True)
+            again -= 1
+
+
+def fit_on_ray(job: TrainJob, compute: ComputeParams, folder: Path, places: Places) -> dict:
+    """`run_on_ray`, once. Raises ray.exceptions.RayError if Ray is lost."""
     import ray
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
@@ -150,10 +152,12 @@ def run_on_ray(job: TrainJob, compute: ComputeParams, folder: Path, places: Plac
     gpus = gpus_per_worker(compute, ray.cluster_resources().get("GPU", 0))
     # a folder of this machine, or one that all machines see: there the run's name must tell stages apart
     storage = (compute.storage, f"{folder.parent.name}-{folder.name}") if compute.storage else (str(folder), "ray")
+    runs = Path(*storage)
+    forget_missing(runs)
     messages = Queue(actor_options={"num_cpus": 0})
     trainer = TorchTrainer(
         train_worker,
-        train_loop_config={"job": job, "messages": messages},
+        train_loop_config={"job": job, "messages": messages, "checkpoints": str(runs)},
         torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=compute.workers,
@@ -169,7 +173,7 @@ def run_on_ray(job: TrainJob, compute: ComputeParams, folder: Path, places: Plac
     )
     with watched(job.task, job.config, messages, folder, places.root):
         try:
-            checkpoint = trainer.fit().checkpoint
+            checkpoint = in_thread(trainer.fit).checkpoint
         except ray.train.TrainingFailedError as error:
             raise RuntimeError(f"train_{job.task} failed: {reason(error)}") from error
     with checkpoint.as_directory() as place:
@@ -207,9 +211,9 @@ def train_worker(config: dict[str, Any]) -> None:
 
     trainer = make_trainer(job, ray.train.torch.get_device())
     checkpoint = ray.train.get_checkpoint()
-    if checkpoint:
-        with checkpoint.as_directory() as place:
-            trainer.load(Path(place) / STATE)
+    with checkpoint.as_directory() if checkpoint else nullcontext() as place:
+        for warning in take_up(trainer.load, Path(config["checkpoints"]), STATE, place and Path(place)):
+            tell("warn", trainer.step, warning)
     tell("start", trainer.step, world)
 
     def on_checkpoint(step: int) -> None:
@@ -330,7 +334,7 @@ def main_of_task() -> None:
     """The stage of the task that the command line names."""
     if len(sys.argv) != 2 or sys.argv[1] not in TASKS:
         raise SystemExit(f"usage: python -m pipeline.train {'|'.join(TASKS)}")
-    main(partial(train_stage, sys.argv[1]))
+    main(partial(train_stage, sys.argv[1]), f"train_{sys.argv[1]}")
 
 
 if __name__ == "__main__":

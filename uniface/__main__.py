@@ -3,8 +3,12 @@
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from uniface.config import ModelConfig
+
+if TYPE_CHECKING:
+    import torch
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -69,7 +73,8 @@ def _generate(options: argparse.Namespace) -> None:
     from uniface.images import read_image, resize, to_tensor, to_uint8, write_image
     from uniface.model import UniFace
 
-    model = UniFace.load(options.model, device=options.device)
+    device = _device(options.device)
+    model = UniFace.load(options.model, device=device)
     size = model.config.image_size
     pair = []
     for path in (options.source, options.target):
@@ -77,11 +82,22 @@ def _generate(options: argparse.Namespace) -> None:
         height, width = image.shape[:2]
         if height != width:  # squashing a face would change its identity
             raise ValueError(f"{path} is {width} x {height}: give square face crops, as the stage crop cuts them")
-        pair.append(to_tensor(resize(image, (size, size)))[None].to(options.device))
+        pair.append(to_tensor(resize(image, (size, size)))[None].to(device))
     with torch.inference_mode():
         image = model(*pair, task=options.task)
     write_image(options.out, to_uint8(image[0]))
     print(f"wrote {options.out}")
+
+
+def _device(name: str) -> "torch.device":
+    """The device of that name. Raises ValueError if torch knows none, or this machine has none."""
+    import torch
+
+    try:
+        torch.zeros(1, device=name).cpu()  # `meta` is a device too, but nothing comes back from it
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:  # torch raises each of them
+        raise ValueError(f"--device {name} cannot be used on this machine: leave it out for the CPU") from error
+    return torch.device(name)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ Which file plays which role is written in `weights.json` by the stage `weights`.
 """
 
 import json
+import warnings
 from pathlib import Path
 
 import torch
@@ -237,4 +238,6 @@ def _describe(path: str | Path) -> tuple[int | None, dict[str, str]]:
 def _from_onnx(path: str | Path) -> nn.Module:
     import onnx2torch
 
+    # when it converts and whenever the network runs, of how it indexes tensors: nothing that a user can mend
+    warnings.filterwarnings("ignore", module=r"onnx2torch\b")
     return onnx2torch.convert(str(_existing(path)))

@@ -100,9 +100,15 @@ def read_image(path: str | Path) -> np.ndarray:
 
 
 def write_image(path: str | Path, image: np.ndarray) -> None:
-    """Write uint8 (H, W, 3) RGB to a file whose suffix says the format; its folder is made. The write is atomic."""
+    """Write uint8 (H, W, 3) RGB to a file whose suffix says the format; its folder is made. The write is atomic.
+
+    Raises ValueError for a suffix of no picture format.
+    """
     from PIL import Image
 
+    path = Path(path)
+    if Image.registered_extensions().get(path.suffix.lower()) not in Image.SAVE:
+        raise ValueError(f"{path} does not end as a picture does: give it a name such as {path.stem or 'out'}.png")
     with atomic_write(path) as part:
         Image.fromarray(image).save(part)
 

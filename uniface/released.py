@@ -6,7 +6,7 @@ attribute embedder. Nothing is unpickled but tensors and the `argparse.Namespace
 
 import argparse
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -164,8 +164,27 @@ def build(modules: Mapping[str, Mapping[str, Tensor]]) -> tuple[UniFace, list[st
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
-        raise ValueError(f"the checkpoint does not fit the released networks: {error}") from error
+        first = str(error).splitlines()[1:2] or [str(error)]  # of hundreds; the head only names the class
+        raise ValueError(f"the checkpoint does not fit the released networks: {_cut(first[0].strip())}") from error
     return model.eval(), dropped
+
+
+def _some(names: Iterable[object], most: int = 5) -> str:
+    """The first names of many, as text."""
+    names = sorted(map(str, names))
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return (", ".join(names[:most]) or "nothing") + more
+
+
+def _cut(text: str, most: int = 200) -> str:
+    return text if len(text) <= most else text[:most] + " ..."
+
+
+def _is_safetensors(path: Path) -> bool:
+    """Whether the file begins as safetensors files do: the length of a JSON text, then the text."""
+    with path.open("rb") as file:
+        length, begins = int.from_bytes(file.read(8), "little"), file.read(1)
+    return begins == b"{" and length < path.stat().st_size
 
 
 def import_checkpoint(path: str | Path) -> tuple[UniFace, Report]:
@@ -176,11 +195,17 @@ def import_checkpoint(path: str | Path) -> tuple[UniFace, Report]:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path} not found: download the released checkpoint first")
+    if _is_safetensors(path):  # which torch.load would read too
+        raise ValueError(f"{path} is a safetensors file, no released checkpoint (.pt): ours need no import")
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):  # the training options; nothing else is unpickled
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load lets KeyError, IndexError and others out of a file that is no pickle
-        raise ValueError(f"{path} is no checkpoint of tensors and options alone: {error}") from error
+        # not its text: it is a page that recommends to load unsafely
+        raise ValueError(
+            f"{path} is no checkpoint of tensors and options alone: it is damaged, another kind of file, or holds "
+            "other objects, which are never unpickled"
+        ) from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__}: expected the released dict of state dicts")
 
@@ -193,7 +218,10 @@ def import_checkpoint(path: str | Path) -> tuple[UniFace, Report]:
                 report.ignored[plain] = f"{average} has its averaged weights"
     generator = chosen.get("g_ema", chosen.get("generator"))
     if generator is None:
-        raise ValueError(f"{path} has {sorted(map(str, content))}: expected g_ema or generator, and e_ema or encoder")
+        raise ValueError(f"{path} has {_some(content)}: expected g_ema or generator, and e_ema or encoder")
+    for entry, state in chosen.items():
+        if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+            raise ValueError(f"{path} has a {type(state).__name__} as {entry}: expected its parameters by name")
     swapping = any(key.startswith("style_mix.") for key in generator)
     report.task = "swapping" if swapping else "reenactment"
     classes = {

@@ -5,17 +5,23 @@ does. With one worker nothing of Ray is loaded.
 """
 
 import os
+import sys
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from concurrent.futures import Future
+from threading import Thread
+from typing import Any, TypeVar
 
 from pipeline.params import ComputeParams
+
+T = TypeVar("T")
 
 ATTEMPTS = 3
 """How often a task is tried that takes its worker down with it."""
 
-STARTS = 3
-"""How often starting Ray on this machine is tried."""
+PAUSES = (5, 20, 60)
+"""Seconds before starting Ray on this machine is tried again; a start itself has 30 s, which Ray has fixed."""
 
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "33554432", "MALLOC_TRIM_THRESHOLD_": "4294967296"}
 """Environment of workers on this machine: glibc otherwise returns the memory of every batch and takes it again, whose
@@ -29,7 +35,7 @@ class WorkerDied(RuntimeError):
 def connect(compute: ComputeParams) -> None:
     """Join the cluster of `RAY_ADDRESS`, or start Ray on this machine; does nothing if that happened before.
 
-    Raises ConnectionError if the cluster does not answer.
+    Raises ConnectionError if the cluster does not answer, or Ray does not come up here.
     """
     import ray
 
@@ -41,21 +47,50 @@ def connect(compute: ComputeParams) -> None:
         os.environ.setdefault(name, value)
     address = os.environ.get("RAY_ADDRESS", "local")
     here = {}
-    if address == "local":  # named, or a stale cluster file would capture this run
+    if is_ours():  # named, or a stale cluster file would capture this run
         cores = os.cpu_count() or 1
         # never fewer than what is asked for: workers that wait for a core that no one has would wait for ever
         here = {
             "num_cpus": max(cores, compute.crop_workers, compute.workers * compute.cpus_per_worker),
             "include_dashboard": False,
         }
-    for attempt in range(1, STARTS + 1):
+    for pause in (*PAUSES, None) if here else (None,):
         try:
             ray.init(address=address, logging_level="ERROR", log_to_driver=False, **here)
             return
-        except Exception:  # a busy machine misses Ray's own fixed 30 seconds, which it reports as a bare Exception
+        except Exception as error:  # a busy machine misses Ray's 30 seconds, which it reports as a bare Exception
             ray.shutdown()
-            if not here or attempt == STARTS:
-                raise
+            if pause is None:
+                what = "Ray did not start on this machine" if here else f"the Ray cluster at {address} does not answer"
+                raise ConnectionError(f"{what}: {str(error).strip().splitlines()[0]}; run the same again") from error
+        print(f"Ray did not start, trying again in {pause} s", file=sys.stderr, flush=True)
+        time.sleep(pause)
+
+
+def is_ours() -> bool:
+    """Whether Ray runs inside this machine for this process alone."""
+    return os.environ.get("RAY_ADDRESS", "local") == "local"
+
+
+def disconnect() -> None:
+    """Leave Ray, and end it where it is ours; `connect` then begins anew."""
+    import ray
+
+    ray.shutdown()
+
+
+def in_thread(work: Callable[[], T]) -> T:
+    """What `work` gives, from a thread, so that Ctrl-C comes here at once: Ray would take half a minute over it."""
+    result: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            result.set_result(work())
+        except BaseException as error:  # handed on to whoever waits
+            result.set_exception(error)
+
+    Thread(target=run, daemon=True).start()
+    return result.result()
 
 
 def fan_out(

@@ -14,6 +14,7 @@ PACKAGES = ("uniface", "pipeline")
 
 NEUTRAL = (
     "pipeline.checks",
+    "pipeline.common.checkpoints",  # where a training goes on; each of them leads to the same
     "pipeline.common.cluster",  # who computes, not what
     "pipeline.common.code",
     "pipeline.common.files",  # how files are written and named

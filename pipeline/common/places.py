@@ -1,9 +1,11 @@
 """Where everything of a project lies, and the one way in which a stage's command runs."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from pipeline.params import Params, load_or_exit
@@ -59,15 +61,62 @@ class Places:
         """The trained model of a task."""
         return self.root / "models" / f"{task}.safetensors"
 
+    def check(self) -> None:
+        """Raise ValueError if a folder of outputs is a link: no stage could replace it, and DVC would not take it."""
+        folders = (self.videos, self.annotations, self.clips, self.pairs, self.nets)
+        for folder in (self.data, *folders, self.root / "models", self.reports):
+            if folder.is_symlink():
+                raise ValueError(
+                    f"{folder} is a link to {folder.readlink()}, which DVC does not take for an output: make it a "
+                    f"folder (mount the other disk there, or keep the bytes there with dvc cache dir)"
+                )
 
-def main(stage: Callable[[Params, Places], Any]) -> None:
-    """Run a stage in the current folder as params.yaml says.
+
+_show = sys.excepthook
+
+
+def _interrupted(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Ctrl-C ends every command, also while it imports, in one sentence and the status that shells give for it."""
+    if not issubclass(kind, KeyboardInterrupt):
+        _show(kind, error, trace)
+        return
+    print("interrupted: what is done is kept, the same command goes on from there", file=sys.stderr)
+    raise SystemExit(130)
+
+
+sys.excepthook = _interrupted
+
+
+def main(stage: Callable[[Params, Places], Any], name: str = "") -> None:
+    """Run a stage in the current folder as params.yaml says, once at a time; `name`, if its function has another one.
 
     What a user can mend ends in one sentence and exit status 1; wrong params in 2.
     """
-    params = load_or_exit()
+    params, places = load_or_exit(), Places()
     try:
-        stage(params, Places())
+        places.work.mkdir(exist_ok=True)
+        places.check()
+        with only_one_of(name or stage.__name__, places.work):
+            stage(params, places)
     except (ValueError, OSError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)
+        with suppress(OSError):  # for `make repro`, to say it again below what DVC says
+            (places.work / "failed.txt").write_text(f"error: {error}\n", encoding="utf-8")
         raise SystemExit(1) from None
+
+
+@contextmanager
+def only_one_of(stage: str, work: Path) -> Iterator[None]:
+    """Hold a stage's lock, waiting for another run of it: a killed DVC frees its own lock, its child works on."""
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(work / f"{stage}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"{stage}: another run of this stage is at work here, waiting for it to end", flush=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()

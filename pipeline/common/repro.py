@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import re
 import subprocess
 import sys
 import time
@@ -10,7 +11,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-import yaml
+from pipeline.params import read
 
 # What DVC says when another DVC command holds its lock; waiting helps.
 _BUSY = ("Unable to acquire lock", "is busy, it is being blocked by")
@@ -25,11 +26,17 @@ class StageFailed(RuntimeError):
 
 
 def stages(root: Path = Path()) -> tuple[str, ...]:
-    """The stages' names in the order of dvc.yaml, which is the order of the road."""
+    """The stages' names in the order of dvc.yaml, which is the order of the road.
+
+    Raises FileNotFoundError, or ValueError with the file and the line if it is not readable (conflict markers).
+    """
     path = root / "dvc.yaml"
     if not path.is_file():
         raise FileNotFoundError(f"{path} not found: run from the project's root, where dvc.yaml is")
-    return tuple(yaml.safe_load(path.read_text())["stages"])
+    found = read(path).get("stages")
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} lists no stages: git checkout {path.name} restores the file")
+    return tuple(found)
 
 
 def reproduce(stage: str, root: Path = Path(), say: Callable[[str], None] = print, force: bool = False) -> bool:
@@ -89,8 +96,18 @@ def dvc(*arguments: str, name: str, root: Path = Path(), say: Callable[[str], No
     if code:
         if any(sign in line for line in lines for sign in _BUSY):
             raise Busy(f"{name}: another DVC command is at work in this project")
-        raise StageFailed(f"stage {name} failed (dvc ended with {code}): {lines[-1] if lines else 'no output'}")
+        raise StageFailed(f"stage {name} failed (dvc ended with {code}): {_reason(lines)}")
     return lines
+
+
+def _reason(lines: list[str]) -> str:
+    """The one line of a failed DVC command that says why: the stage's last words, or what DVC has against a file."""
+    for before, line in zip(["", *lines], lines, strict=False):
+        if line.startswith("ERROR: failed to reproduce"):
+            return (before or line).removeprefix("error: ")
+        if re.match(r"'.+' (is invalid|validation failed)", line):  # a picture of the place follows
+            return line
+    return lines[-1].removeprefix("ERROR: ") if lines else "no output"
 
 
 _held: list[int] = []  # descriptors of the lock while this process holds it

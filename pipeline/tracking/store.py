@@ -52,7 +52,7 @@ def initialise(root: str | Path = ".") -> str:
     import mlflow
     from filelock import FileLock
 
-    for name in ("alembic", "mlflow.store.db.utils", "mlflow.pyfunc"):
+    for name in ("alembic", "mlflow", "mlflow.store.db.utils", "mlflow.pyfunc"):
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("mlflow.system_metrics").setLevel(logging.CRITICAL)  # what it cannot send is no news of its own
     for name, value in (*PATIENCE.items(), ("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")):

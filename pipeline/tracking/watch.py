@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.common.progress import step_due
 from pipeline.tracking.journal import Journal, kept
 from uniface.config import TrainConfig
 from uniface.images import write_image
@@ -21,8 +22,8 @@ from uniface.images import write_image
 def watched(task: str, config: TrainConfig, messages: Any, folder: Path, root: Path) -> Iterator[None]:
     """Follow a training in a thread while the block runs, as an MLflow run that ends as the block does.
 
-    `messages` is a queue of ("start", step, workers), ("log", step, values) and ("sample", step, picture). A training
-    that is resumed in the same `folder` draws on in the same MLflow run.
+    `messages` is a queue of ("start", step, workers), ("warn", step, text), ("log", step, values) and ("sample", step,
+    picture). A training that is resumed in the same `folder` draws on in the same MLflow run.
     """
     journal = Journal(folder / "mlflow", root)
     with kept(journal, f"train_{task}", {"task": task, **dataclasses.asdict(config)}):
@@ -32,6 +33,9 @@ def watched(task: str, config: TrainConfig, messages: Any, folder: Path, root: P
         thread.start()
         try:
             yield
+        except KeyboardInterrupt:  # the workers are still at work, and would go on telling of it
+            watcher.stopped = True
+            raise
         finally:
             done.set()
             thread.join()
@@ -42,11 +46,11 @@ class Watcher:
 
     def __init__(self, stage: str, total: int, journal: Journal, folder: Path):
         self.stage, self.total, self.journal, self.folder = stage, total, journal, folder
-        self.bar = None
+        self.bar, self.told, self.stopped = None, 0, False
 
     def follow(self, messages: Any, done: threading.Event) -> None:
         """Handle messages until `done` is set and none is left."""
-        while True:
+        while not self.stopped:
             last = done.is_set()
             try:
                 kind, step, value = messages.get(timeout=0.5)
@@ -54,19 +58,26 @@ class Watcher:
                 if last:
                     break
                 continue
+            except Exception:  # Ray is gone, and the queue with it: the training itself says so
+                break
             try:
-                {"start": self.start, "log": self.log, "sample": self.sample}[kind](step, value)
+                handle = {"start": self.start, "warn": self.warn, "log": self.log, "sample": self.sample}
+                handle[kind](step, value)
             except Exception as error:  # not even a full disk may end a training, or its progress
                 print(f"warning: {self.stage}, {kind} at step {step}: {error}", file=sys.stderr, flush=True)
         if self.bar is not None:
             self.bar.close()
+
+    def warn(self, step: int, text: str) -> None:
+        """Something the worker wants said."""
+        print(f"warning: {self.stage}: {text}", file=sys.stderr, flush=True)
 
     def start(self, step: int, world: int) -> None:
         """A training begins, or goes on at `step`."""
         verb = f"resuming at step {step} of" if step else "starting:"
         workers = f"{world} worker{'s' if world > 1 else ''}"
         print(f"{self.stage}: {verb} {self.total} steps, {workers}", flush=True)
-        self.began, self.first = time.monotonic(), step
+        self.began, self.first, self.told = time.monotonic(), step, step
         if sys.stderr.isatty():
             from tqdm import tqdm
 
@@ -83,6 +94,9 @@ class Watcher:
             self.bar.set_postfix_str(text)
             self.bar.update(step - self.bar.n)
             return
+        if not step_due(step, self.told, self.total):
+            return
+        self.told = step
         left = (time.monotonic() - self.began) / max(1, step - self.first) * (self.total - step)
         rate = values["pairs_per_second"]
         print(f"{self.stage} {step}/{self.total}, {rate:.1f} pairs/s, {left:.0f} s left: {text}", flush=True)

@@ -339,10 +339,18 @@ def test_the_whole_stage_writes_the_same_reports_again(project, nets, params, tm
     shutil.copytree(places.reports, tmp_path / "b")
     files = sorted(path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*.*"))
     names = ["attention", "fdf", "reconstruction", "reenactment", "swapping"]
-    assert [str(path) for path in files] == ["metrics.json", *(f"samples/{n}.png" for n in names), "vs_paper.csv"]
+    pictures = [f"samples/{name}.png" for name in names]
+    tables = ["baselines.csv", "headlines.json", "metrics.json"]
+    assert [str(path) for path in files] == [*tables, *pictures, "vs_paper.csv"]
     for path in files:
         assert (tmp_path / "a" / path).read_bytes() == (tmp_path / "b" / path).read_bytes(), path
     assert json.loads((tmp_path / "a/metrics.json").read_text()) == report
+    shown = json.loads((tmp_path / "a/headlines.json").read_text())
+    assert shown["reconstruction"]["psnr"] == report["reconstruction"]["psnr"] and "psnr" not in shown["reenactment"]
+    assert all(type(value) is float for exam in shown.values() for value in exam.values())
+    beside = {row["picture"]: row for row in csv.DictReader((tmp_path / "a/baselines.csv").open())}
+    assert float(beside["swapping: the model"]["csim"]) == report["swapping"]["csim"]
+    assert {"reconstruction: mean frame", "swapping: shuffled driver"} < set(beside)
     assert report["pairs"] == dict.fromkeys(evaluate.EXAMS, 5)
     assert report["weights"] == {task: weights_digest(path) for task, path in models.items()}
     assert report["models"] == {"reconstruction": "stage 1", "reenactment": "stage 1", "swapping": "stage 2"}
@@ -371,6 +379,17 @@ def test_listed_pairs_are_evaluated_instead_of_the_drawn_ones(project, nets, par
     schemas.write(places.pairs / "evaluation.parquet", rows[:1], schemas.PAIRS)
     with pytest.raises(ValueError, match=r"evaluation\.parquet holds only 1"):
         evaluate.evaluate(params, places)
+
+
+def test_headlines_are_few_numbers_and_the_gains_where_there_is_truth():
+    metrics = {"psnr": 22.0, "ssim": 0.6, "csim": 0.5, "csim_target": 0.1, "ape": 3.0}
+    report = {exam: metrics for exam in evaluate.EXAMS} | {"networks": {"csim": {"network": "judge"}}}
+    report["baselines"] = {"reenactment": {"mean_frame": {"psnr": 20.5}}}
+    report["controls"] = {"swapping": {"wrong_source": {"right_beats_wrong": 0.7, "psnr_face_gain": 0.3}}}
+    found = evaluate.headlines(report)
+    assert found["reenactment"] == {"psnr": 22.0, "csim": 0.5, "csim_target": 0.1, "ape": 3.0, "above_mean_frame": 1.5}
+    assert found["swapping"]["right_beats_wrong"] == 0.7 and "above_mean_frame" not in found["swapping"]
+    assert sum(len(exam) for exam in found.values()) <= 15
 
 
 def test_colour_field_shows_direction_and_length():

@@ -1,12 +1,15 @@
-"""The launcher: what decides a training's digest, what comes out, and one training at a time."""
+"""The launcher: what decides a training's digest, what comes out, and which checkpoint is taken up."""
 
 import csv
 import dataclasses
 import json
 import os
 import queue
+import shutil
 import sys
 import threading
+import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +18,7 @@ import torch
 from tiny_training import SIZE, make_trainable
 
 from pipeline import params, train
+from pipeline.common import checkpoints
 from pipeline.common.files import digest
 from pipeline.common.places import Places
 from pipeline.tracking import watch
@@ -132,27 +136,6 @@ def test_sample_grid_shows_held_out_pairs(project, loaded):
     assert picture.shape == (rows * (SIZE + 2) - 2, columns * (SIZE + 2) - 2, 3)
 
 
-def test_one_training_of_a_stage_at_a_time(tmp_path, capsys):
-    lock, order = tmp_path / "stage.lock", []
-    started, release = threading.Event(), threading.Event()
-
-    def first():
-        with train.only_training(lock, "train_x"):
-            started.set()
-            release.wait(10)
-            order.append("first")
-
-    thread = threading.Thread(target=first)
-    thread.start()
-    started.wait(10)
-    threading.Timer(0.3, release.set).start()
-    with train.only_training(lock, "train_x"):
-        order.append("second")
-    thread.join()
-    assert order == ["first", "second"]
-    assert "another training of this stage is running" in capsys.readouterr().out
-
-
 def test_watcher_shows_and_logs_and_outlives_a_full_disk(tmp_path, capsys, monkeypatch):
     messages, done = queue.Queue(), threading.Event()
     journal = Journal(tmp_path / "work/train_x/abc/mlflow", tmp_path)
@@ -167,18 +150,122 @@ def test_watcher_shows_and_logs_and_outlives_a_full_disk(tmp_path, capsys, monke
     monkeypatch.setattr(watch, "write_image", write_image)
     picture = np.zeros((4, 4, 3), np.uint8)
     values = {"reconstruction": 0.25, "lr": 1e-3, "pairs_per_second": 8.0, "skipped": 0, "unreadable": 3}
-    for message in (("start", 2, 2), ("sample", 4, picture), ("log", 6, values), ("sample", 6, picture)):
+    warning = ("warn", 0, "checkpoint_1 cannot be used")
+    for message in (warning, ("start", 2, 2), ("sample", 4, picture), ("log", 6, values), ("sample", 6, picture)):
         messages.put(message)
     done.set()
     watch.Watcher("train_x", 10, journal, tmp_path).follow(messages, done)
     out, err = capsys.readouterr()
     assert "train_x: resuming at step 2 of 10 steps, 2 workers" in out
     assert "train_x 6/10, 8.0 pairs/s" in out and "reconstruction 0.25" in out and "unreadable 3" in out
+    assert "warning: train_x: checkpoint_1 cannot be used" in err
     assert "warning: train_x, sample at step 4: no space left on device" in err
     begin, metrics, image = map(json.loads, journal.lines.read_text().splitlines())
     assert begin["params"] == {"lr": "0.001"} and (metrics["step"], metrics["values"]) == (6, values)
     assert (image["step"], image["path"]) == (6, "samples/0000006.png")
     assert (tmp_path / "samples" / "0000006.png").is_file()
+
+
+def test_a_log_file_gets_a_line_a_tenth_of_the_way(tmp_path, capsys):
+    messages, done = queue.Queue(), threading.Event()
+    journal = Journal(tmp_path / "mlflow", tmp_path)
+    journal.begin("train_x", {})
+    values = {"reconstruction": 0.25, "lr": 1e-3, "pairs_per_second": 8.0, "skipped": 0, "unreadable": 0}
+    messages.put(("start", 0, 1))
+    for step in range(10, 4181, 10):
+        messages.put(("log", step, values))
+    done.set()
+    watch.Watcher("train_x", 4180, journal, tmp_path).follow(messages, done)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("train_x ")]
+    assert (
+        len(lines) == 10
+        and lines[-1].startswith("train_x 4180/4180")
+        and len(journal.lines.read_text().splitlines()) == 419
+    )
+
+
+def test_a_queue_that_died_with_ray_ends_the_watching(tmp_path):
+    class Dead:
+        def get(self, timeout):
+            raise ConnectionError("the actor is gone")
+
+    watch.Watcher("train_x", 10, Journal(tmp_path / "mlflow", tmp_path), tmp_path).follow(Dead(), threading.Event())
+
+
+def test_ctrl_c_ends_the_watching_though_the_workers_go_on(project, loaded, monkeypatch):
+    class Endless:
+        def get(self, timeout):
+            time.sleep(0.01)
+            return "warn", 0, "still at work"
+
+    monkeypatch.setattr(watch, "kept", lambda *arguments: nullcontext())
+    config, began = loaded.train_reenactment, time.monotonic()
+    with pytest.raises(KeyboardInterrupt), watch.watched("reenactment", config, Endless(), project, project):
+        raise KeyboardInterrupt
+    assert time.monotonic() - began < 30
+
+
+def saved(trainer, folder: Path, step: int) -> Path:
+    trainer.step = step
+    folder.mkdir(parents=True)
+    trainer.save(folder / train.STATE)
+    return folder
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(project, loaded, tmp_path):
+    trainer = train.make_trainer(train.make_job("reenactment", loaded, Places(project)))
+    first, second, third = (saved(trainer, tmp_path / f"ray/checkpoint_2026-0{n}", 4 * n) for n in (1, 2, 3))
+    trainer.step = 0
+
+    def take_up():
+        return checkpoints.take_up(trainer.load, tmp_path / "ray", train.STATE, third)
+
+    assert take_up() == [] and trainer.step == 12  # the newest, though Ray may know an older one only
+    whole = (third / train.STATE).read_bytes()
+    for content in (whole[: len(whole) // 2], b"", b"x" * 100):
+        (third / train.STATE).write_bytes(content)
+        (said,) = take_up()
+        assert "checkpoint_2026-03 cannot be used, trying the one before" in said and trainer.step == 8
+    shutil.rmtree(third)
+    assert len(take_up()) == 1 and trainer.step == 8
+    (first / train.STATE).unlink()
+    (second / train.STATE).unlink()
+    trainer.step = 0
+    assert take_up()[-1] == "no checkpoint can be used, training starts from the beginning" and trainer.step == 0
+    assert checkpoints.take_up(trainer.load, tmp_path / "nothing yet", train.STATE, None) == []
+
+
+def test_rays_list_is_forgotten_if_a_checkpoint_of_it_is_gone(tmp_path):
+    snapshot = tmp_path / "checkpoint_manager_snapshot.json"
+    (tmp_path / "checkpoint_2026-11-28_12-00-00.000001").mkdir()
+    snapshot.write_text('{"checkpoint_results": [{"checkpoint_dir_name": "checkpoint_2026-11-28_12-00-00.000001"}]}')
+    checkpoints.forget_missing(tmp_path)
+    assert snapshot.is_file()
+    (tmp_path / "checkpoint_2026-11-28_12-00-00.000001").rmdir()
+    checkpoints.forget_missing(tmp_path)
+    assert not snapshot.exists()
+
+
+def test_ray_lost_in_mid_training_is_started_again_where_it_is_ours(project, loaded, monkeypatch, capsys):
+    import ray
+
+    job, tries = train.make_job("reenactment", loaded, Places(project)), []
+
+    def fit(*arguments):
+        tries.append(arguments)
+        if len(tries) < 3:
+            raise ray.exceptions.RaySystemError("Socket closed rpc_code: 14")
+        return {"step": 12}
+
+    monkeypatch.setattr(train, "fit_on_ray", fit)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert train.run_on_ray(job, loaded.compute, project, Places(project)) == {"step": 12}
+    assert capsys.readouterr().err.count("Ray was lost") == 2
+    tries.clear()
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    with pytest.raises(RuntimeError, match=r"Socket closed.*the same command goes on from the last checkpoint"):
+        train.run_on_ray(job, loaded.compute, project, Places(project))
+    assert len(tries) == 1
 
 
 def test_gpus_follow_the_settings_or_what_there_is(loaded):

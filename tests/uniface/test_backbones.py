@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import warnings
 
 import pytest
 import torch
@@ -206,3 +207,16 @@ def test_wrong_files_and_images_are_refused(tmp_path, recogniser):
 def _touch(path):
     path.touch()
     return path
+
+
+def test_what_onnx2torch_warns_of_is_not_passed_on_and_the_rest_is(tmp_path, monkeypatch):
+    import onnx2torch
+
+    monkeypatch.setattr(onnx2torch, "convert", lambda path: None)
+    (tmp_path / "net.onnx").touch()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        backbones._from_onnx(tmp_path / "net.onnx")
+        for module in ("onnx2torch.node_converters.slice", "uniface.losses"):
+            warnings.warn_explicit("a non-tuple sequence", UserWarning, "file.py", 63, module=module)
+    assert len(caught) == 1

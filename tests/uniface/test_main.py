@@ -1,6 +1,7 @@
 """`python -m uniface`: the four commands, and errors without a traceback."""
 
 import argparse
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -43,6 +44,48 @@ def test_errors_are_one_line_and_exit_2(files, capsys):
     assert main(["swap", "a.png", "b.png", "-o", "x.png", "--model", str(files / "none.safetensors")]) == 2
     assert "none.safetensors" in capsys.readouterr().err
     assert not (files / "x.png").exists()
+
+
+@pytest.mark.parametrize("device", ["foo", "meta", "cuda:99", "xpu", "hpu", ""])
+def test_a_device_that_is_not_there_is_one_sentence(files, device, capsys):
+    pictures = [str(files / name) for name in ("source.png", "target.png")]
+    common = ["-o", str(files / "x.png"), "--model", str(files / "model.safetensors")]
+    assert main(["swap", *pictures, *common, "--device", device]) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        f"error: --device {device} cannot be used on this machine: leave it out for the CPU"
+    ]
+
+
+@pytest.mark.parametrize("name", ["noext", "picture.docx", "picture.safetensors"])
+def test_a_picture_needs_the_name_of_one(files, name, capsys):
+    pictures = [str(files / name) for name in ("source.png", "target.png")]
+    assert main(["swap", *pictures, "-o", str(files / "new" / name), "--model", str(files / "model.safetensors")]) == 2
+    (said,) = capsys.readouterr().err.splitlines()
+    assert f"new/{name} does not end as a picture does" in said and not (files / "new").exists()
+
+
+def _as(content):
+    return lambda path: torch.save(content, path)
+
+
+@pytest.mark.parametrize(
+    ("write", "says"),
+    [
+        (lambda path: path.write_text("# UniFace workflow\n"), "is no checkpoint of tensors"),
+        (lambda path: path.write_bytes(b""), "is no checkpoint of tensors"),
+        (lambda path: UniFace(tiny.config()).save(path), "is a safetensors file"),
+        (_as({f"layer{n}.weight": torch.zeros(1) for n in range(400)}), "and 395 more: expected g_ema"),
+        (_as({"g_ema": "text", "e_ema": 5}), "has a str as g_ema"),
+        (_as({"g_ema": {"decoder.input.input": torch.zeros(1, 8, 4, 4)}, "e_ema": {}, "e_ema_p": {}}), "does not fit"),
+        (_as([torch.zeros(1)]), "holds a list"),
+        (_as({"g_ema": Path}), "never unpickled"),
+    ],
+)
+def test_what_is_no_released_checkpoint_is_said_in_one_sentence(tmp_path, write, says, capsys):
+    write(tmp_path / "foreign.pt")
+    assert main(["import", str(tmp_path / "foreign.pt"), "-o", str(tmp_path / "ours.safetensors")]) == 2
+    (said,) = capsys.readouterr().err.splitlines()
+    assert says in said and len(said) < 400 and "weights_only" not in said
 
 
 def test_import_writes_a_model_that_loads(tmp_path, capsys):

@@ -84,3 +84,30 @@ def test_two_workers_survive_deaths_and_give_results_as_they_finish(tmp_path, mo
             list(cluster.fan_out(make_worker, [("raises", 5, folder), ("plain", 6, folder)], 2, COMPUTE))
     finally:
         ray.shutdown()
+
+
+def test_a_ray_that_does_not_start_is_tried_again_after_longer_waits_and_then_one_sentence(monkeypatch, capsys):
+    import ray
+
+    tries, waits = [], []
+
+    def init(**arguments):
+        tries.append(arguments)
+        raise Exception("The current node timed out during startup.\nmore lines")
+
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(cluster.time, "sleep", waits.append)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with pytest.raises(ConnectionError) as caught:
+        cluster.connect(COMPUTE)
+    assert len(tries) == 4 and waits == list(cluster.PAUSES) == sorted(waits)
+    assert str(caught.value) == (
+        "Ray did not start on this machine: The current node timed out during startup.; run the same again"
+    )
+    assert "trying again in 60 s" in capsys.readouterr().err
+    tries.clear()
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    with pytest.raises(ConnectionError, match=r"the Ray cluster at 10\.0\.0\.1:6379 does not answer"):
+        cluster.connect(COMPUTE)
+    assert len(tries) == 1

@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from pipeline.common import repro as road
@@ -45,7 +46,7 @@ def test_stages_run_in_order_and_only_when_something_changed(project):
     assert road.reproduce("one", project, said.append) is False
     assert road.reproduce("download", project, said.append) is True
     assert (project / "two.txt").read_text() == "aa"
-    with pytest.raises(road.StageFailed, match="stage broken failed"):
+    with pytest.raises(road.StageFailed, match=r"^stage broken failed \(dvc ended with \d+\): no such face$"):
         road.reproduce("broken", project, said.append)
     assert "no such face" in said
 
@@ -81,6 +82,40 @@ def _children(pid):
 def test_no_dvc_yaml_says_where_to_stand(tmp_path):
     with pytest.raises(FileNotFoundError, match="run from the project's root"):
         road.stages(tmp_path)
+
+
+CONFLICT = "schema: '2.0'\nstages:\n<<<<<<< HEAD\n  one:\n    cmd: a\n=======\n  one:\n    cmd: b\n>>>>>>> theirs\n"
+
+
+def test_conflict_markers_are_said_with_their_file(project):
+    (project / "dvc.lock").write_text(CONFLICT)
+    with pytest.raises(road.StageFailed) as caught:
+        road.reproduce("one", project, print)
+    assert str(caught.value).endswith("'./dvc.lock' is invalid (possible merge conflicts).")
+    (project / "dvc.yaml").write_text(CONFLICT)
+    with pytest.raises(ValueError, match=r"dvc\.yaml, line \d is not valid YAML"):
+        road.stages(project)
+
+
+def test_what_a_killed_process_started_ends_with_it(tmp_path):
+    child = "import time; time.sleep(100); 'words-of-a-server'"
+    other = "import time; time.sleep(100); 'something-else'"
+    body = f"""
+import subprocess, sys, time
+from pipeline.common.orphans import end_with_us
+end_with_us("words-of-a-server")
+print(*(subprocess.Popen([sys.executable, "-c", code]).pid for code in ({child!r}, {other!r})), flush=True)
+time.sleep(100)
+"""
+    process = subprocess.Popen([sys.executable, "-c", body], stdout=subprocess.PIPE, text=True)
+    server, kept = (psutil.Process(int(pid)) for pid in process.stdout.readline().split())
+    process.kill()
+    process.wait()
+    try:
+        server.wait(30)
+        assert kept.is_running() and kept.status() != psutil.STATUS_ZOMBIE
+    finally:
+        kept.kill()
 
 
 HOLD = """

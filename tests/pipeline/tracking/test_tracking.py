@@ -1,5 +1,6 @@
 """Where MLflow writes, what a run keeps, and what never gets into a report."""
 
+import logging
 import subprocess
 import sys
 
@@ -32,6 +33,12 @@ def test_flatten_and_numbers():
     nested = {"reenactment": {"psnr": 20, "net": "judge", "none": None, "ok": True}, "pairs": {"swapping": 7}}
     assert runs.flatten(nested)["reenactment.net"] == "judge"
     assert versions.numbers(nested) == {"reenactment.psnr": 20.0, "pairs.swapping": 7.0}
+
+
+def test_mlflow_says_warnings_only(registry_home):
+    store.initialise(registry_home)
+    for name in ("mlflow", "mlflow.system_metrics.system_metrics_monitor", "mlflow.store.db.utils"):
+        assert not logging.getLogger(name).isEnabledFor(logging.INFO)
 
 
 def test_a_run_keeps_params_numbers_and_files(registry_home, tmp_path):

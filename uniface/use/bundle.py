@@ -42,9 +42,9 @@ def find(where: str | Path, detector: str | Path | None = None) -> Bundle:
     The detector is `detector` (a file, or a folder with detector.onnx), or lies beside the models, in their project's
     data/weights/faces, or in that of the current folder. Raises FileNotFoundError or ValueError saying what is wrong.
     """
-    version = str(where)
-    if version.startswith("models:/"):
-        folder, version = _download(version)
+    version = Path(where).name  # goes into the mark: no folders of this machine
+    if str(where).startswith("models:/"):
+        folder, version = _download(str(where))
         models = {task: folder / "artifacts" / f"{task}.safetensors" for task in CROPS}
         near = [folder / "artifacts" / DETECTOR]
     elif Path(where).is_dir():

@@ -39,9 +39,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     command.add_argument("-o", "--out", type=Path, required=True, help="the .onnx file to write")
     command.add_argument("--task", choices=TASKS, help="where the model has both")
     command.add_argument("--half", action="store_true", help="float16 inside; inputs and outputs stay float32")
-    command.add_argument(
-        "--split", action="store_true", help="two graphs: OUT.source.onnx and OUT.frame.onnx"
-    )
+    command.add_argument("--split", action="store_true", help="two graphs: OUT.source.onnx and OUT.frame.onnx")
     command.set_defaults(run=_export)
 
     command = commands.add_parser("verify", help="read a file's mark of origin")

@@ -105,13 +105,13 @@ class _Pieces:
 
     def __init__(self, folder: Path, session: Session):
         self.folder, self._session = folder, session
-        self.frames = self.lost = self.detected = self.rotation = self.last_duration = 0
+        self.frames = self.lost = self.detected = self.rotation = self.last_seconds = 0
         self.files: list[Path] = []
         while (state := folder / f"{len(self.files):06d}.npz").is_file():
             with np.load(state) as saved:
                 values = json.loads(str(saved["values"]))
                 still = saved["still"]
-            for name in ("frames", "lost", "detected", "rotation", "last_duration"):
+            for name in ("frames", "lost", "detected", "rotation", "last_seconds"):
                 setattr(self, name, values[name])
             self.files.append(state.with_suffix(".nut"))
         if self.files:
@@ -128,7 +128,7 @@ class _Pieces:
         os.replace(self.path(), path)
         state = self._session.state()
         self.detected = self._session.tracker.detections
-        values = {name: getattr(self, name) for name in ("frames", "lost", "detected", "rotation", "last_duration")}
+        values = {name: getattr(self, name) for name in ("frames", "lost", "detected", "rotation", "last_seconds")}
         values["tracker"] = state["tracker"]
         part = self.folder / "state.part.npz"
         np.savez(part, values=json.dumps(values), still=state["still"])
@@ -164,7 +164,7 @@ def _encode(session: Session, container: av.container.InputContainer, pieces: _P
                         image = np.ascontiguousarray(np.rot90(image, -pieces.rotation // 90))
                     writer = writer or _Writer(pieces.path(), image, frame, stream)
                     writer.add(image, frame)
-                    pieces.last_duration = frame.duration
+                    pieces.last_seconds = float(frame.duration * frame.time_base)
                     pieces.lost += not edited.faces
                     pieces.frames += 1
                 progress.advance(len(window))
@@ -253,13 +253,12 @@ def _video_packets(pieces: _Pieces, stream: av.VideoStream) -> Iterator[tuple[fl
             for packet in container.demux(video=0):
                 if packet.dts is None:  # the end of the piece
                     continue
-                packet.rescale_ts(stream.time_base)
                 if held is not None:
                     held.duration = packet.pts - held.pts  # NUT has no durations
                     yield _timed(held, stream)
                 held = packet
     if held is not None:
-        held.duration = pieces.last_duration
+        held.duration = round(pieces.last_seconds / held.time_base)
         yield _timed(held, stream)
 
 

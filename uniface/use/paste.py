@@ -80,10 +80,10 @@ def _placed(layers: np.ndarray, square: Square, extent: tuple[int, int, int, int
     import cv2
 
     shape = tuple(min(side, layers.shape[0]) for side in square.shape)
+    parts = [layers[..., :4], layers[..., 4:]]  # OpenCV takes four channels at a time
     if shape != layers.shape[:2]:  # a crop larger than its place: averaged first, else the warp would skip pixels
-        layers = cv2.resize(layers, shape[::-1], interpolation=cv2.INTER_AREA)
+        parts = [cv2.resize(part, shape[::-1], interpolation=cv2.INTER_AREA) for part in parts]
     matrix = square.matrix(shape)
     matrix[:, 2] -= extent[:2]
     columns, rows = extent[2] - extent[0], extent[3] - extent[1]
-    parts = [layers[..., :4], layers[..., 4:]]  # OpenCV warps four channels at a time
-    return np.dstack([cv2.warpAffine(np.ascontiguousarray(p), matrix, (columns, rows)) for p in parts])
+    return np.dstack([cv2.warpAffine(np.ascontiguousarray(part), matrix, (columns, rows)) for part in parts])

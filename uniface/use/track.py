@@ -14,7 +14,7 @@ from uniface.faces import Detection
 from uniface.use.find import Choice, Detect, choose, overlap
 
 WINDOW = 8
-EVEN = 0.01
+EVEN = 0.02
 """How far, in shares of the face's size, a detection may lie from the straight line to count as even motion."""
 SAME = 0.3
 """Overlap from which two boxes are the same face."""

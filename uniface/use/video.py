@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -28,6 +29,8 @@ ROTATING = (".mp4", ".m4v", ".mov")
 """Formats whose rotation is a number in the header; in others the pixels themselves are turned."""
 SEGMENT = 64
 """Frames after which a piece is finished, at the next end of a window."""
+SCALER = 0x4 | 0x40000 | 0x2000
+"""libswscale: bicubic, accurate rounding, full colour sampling. Its default darkens every frame by a grey level."""
 ENCODER = {"preset": "veryfast", "crf": "15", "bf": "0"}  # without B-frames pieces can be joined packet by packet
 
 
@@ -184,7 +187,7 @@ def _encode(session: Session, container: av.container.InputContainer, pieces: _P
 def _upright(frame: av.VideoFrame) -> np.ndarray:
     """uint8 (H, W, 3) as people see it."""
     turns = round(frame.rotation / 90) % 4
-    picture = frame.to_ndarray(format="rgb24")
+    picture = frame.to_ndarray(format="rgb24", interpolation=SCALER)
     return np.ascontiguousarray(np.rot90(picture, turns)) if turns else picture
 
 
@@ -208,7 +211,10 @@ class _Writer:
     def add(self, image: np.ndarray, like: av.VideoFrame) -> None:
         context = self._stream.codec_context
         frame = av.VideoFrame.from_ndarray(image, format="rgb24").reformat(
-            format=context.pix_fmt, dst_colorspace=context.colorspace, dst_color_range=context.color_range
+            format=context.pix_fmt,
+            dst_colorspace=context.colorspace,
+            dst_color_range=context.color_range,
+            interpolation=SCALER,
         )
         frame.pts, frame.time_base, frame.duration = like.pts, like.time_base, like.duration
         for packet in self._stream.encode(frame):
@@ -223,11 +229,10 @@ class _Writer:
 
 def _join(pieces: _Pieces, target: Path, out: Path, mark: origin.Mark | None) -> None:
     """All pieces as one video with the audio of `target`."""
-    options = {"movflags": "+faststart"} if out.suffix.lower() in ROTATING else {}
     with (
         _opened(target) as container,
         av.open(str(pieces.files[0])) as first,
-        av.open(str(out), "w", options=options) as joined,
+        av.open(str(out), "w", options=_muxer(out, container.streams.video[0].time_base)) as joined,
     ):
         joined.metadata.update({**container.metadata, **(origin.tags(mark) if mark else {})})
         video = joined.add_stream_from_template(first.streams.video[0])
@@ -244,6 +249,13 @@ def _join(pieces: _Pieces, target: Path, out: Path, mark: origin.Mark | None) ->
                 joined.mux_one(packet)
         except av.FFmpegError as error:
             raise ValueError(f"{out.suffix} cannot hold this video's streams ({error.strerror}): use .mkv") from error
+
+
+def _muxer(out: Path, time_base: Fraction) -> dict[str, str]:
+    if out.suffix.lower() not in ROTATING:
+        return {}
+    # MP4 tells a late start in the clock of the whole file, milliseconds by default: too coarse to keep time stamps
+    return {"movflags": "+faststart", "movie_timescale": str(time_base.denominator)}
 
 
 def _video_packets(pieces: _Pieces, stream: av.VideoStream) -> Iterator[tuple[float, av.Packet]]:

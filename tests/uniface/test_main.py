@@ -2,6 +2,7 @@
 
 import argparse
 
+import pytest
 import torch
 from official import state_dict
 

@@ -84,7 +84,7 @@ def test_a_video_is_marked_and_a_changed_byte_shows(files, capsys):
         ("swap source.png target.png -o x.png --device cuda", "no device 'cuda'"),
         ("swap source.png target.png -o x.png --model models/reenactment.safetensors", "it cannot swap"),
         ("swap source.png target.png -o x.png --model none.safetensors", "none.safetensors not found"),
-        ("swap source.png target.png -o x.png --detector models/swapping.safetensors", "is no ONNX file"),
+        ("swap source.png target.png -o x.png --detector models/swapping.safetensors", "is no face detector"),
         ("swap source.png target.png -o x.png --model models:/nobody@champion", "no registry for"),
         ("reenact source.png target.png -o x.png --face all", "follows one face"),
         ("swap source.png target.png -o x.mp4", "no picture format"),

@@ -78,20 +78,23 @@ def test_a_portrait_driven_by_a_video(folder, turned, tmp_path):
     assert [packet[3] for packet in after["audio"]] == [packet[3] for packet in before["audio"]]
 
 
-def test_a_broken_run_goes_on_to_the_same_pictures(folder, turned, tmp_path, monkeypatch):
-    def session(**options):
-        return uniface.load(folder).session("swapping", drawn_faces.portrait(), fps=30, **options)
+def test_a_broken_run_goes_on_to_the_same_pictures(folder, moving, tmp_path, monkeypatch):
+    monkeypatch.setattr(video, "SEGMENT", 12)  # ends at a window's end: after 16 frames
+    drawn_faces.write_video(tmp_path / "in.mp4", moving)
 
-    video.edit(session(), turned, tmp_path / "whole.mp4")
+    def session():
+        return uniface.load(folder).session("swapping", drawn_faces.portrait(), fps=30)
+
+    video.edit(session(), tmp_path / "in.mp4", tmp_path / "whole.mp4")
     broken = session()
-    run, left = broken.editor.run, iter(range(18))
-    monkeypatch.setattr(broken.editor, "run", lambda *a: run(*a) if next(left) < 17 else 1 / 0)
+    run, left = broken.editor.run, iter(range(4))
+    monkeypatch.setattr(broken.editor, "run", lambda *a: run(*a) if next(left) < 3 else 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        video.edit(broken, turned, tmp_path / "broken.mp4")
-    assert len(list(tmp_path.glob(".broken.mp4.*.part/*.nut"))) == 2 and not (tmp_path / "broken.mp4").exists()
-    video.edit(session(), turned, tmp_path / "broken.mp4")
+        video.edit(broken, tmp_path / "in.mp4", tmp_path / "broken.mp4")
+    assert len(list(tmp_path.glob(".broken.mp4.*.part/*.npz"))) == 1 and not (tmp_path / "broken.mp4").exists()
+    video.edit(session(), tmp_path / "in.mp4", tmp_path / "broken.mp4")
     assert_same_pictures(tmp_path / "whole.mp4", tmp_path / "broken.mp4")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["broken.mp4", "whole.mp4"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["broken.mp4", "in.mp4", "whole.mp4"]
 
 
 def assert_same_pictures(one, two):

@@ -85,16 +85,19 @@ class FaceEditor:
 
     def network(self, task: str) -> Network:
         """The network of a task. Raises ValueError if this model was trained for the other one."""
-        if task not in self.files.models:
-            has = " and ".join(self.files.models)
-            raise ValueError(f"{self.files.version} is a model for {has}: it cannot {VERBS[task]}")
         if task not in self._networks:
-            self._networks[task] = Network(UniFace.load(self.files.models[task]), task, self.device, self.half)
+            self._networks[task] = Network(UniFace.load(self._file(task)), task, self.device, self.half)
         return self._networks[task]
 
     def digest(self, task: str) -> str:
         """sha256 of the task's model file."""
-        return bundle.sha256(self.files.models[task])
+        return bundle.sha256(self._file(task))
+
+    def _file(self, task: str) -> Path:
+        if task not in self.files.models:
+            has = " and ".join(self.files.models)
+            raise ValueError(f"{self.files.version} is a model for {has}: it cannot {VERBS[task]}")
+        return self.files.models[task]
 
     @cached_property
     def faces(self) -> Faces:

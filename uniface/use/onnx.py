@@ -21,8 +21,8 @@ from uniface.use.network import Frame, SourceFeatures
 OPSET = 17  # grid_sample, which the warps use, needs 16
 LIMIT = {False: 1e-3, True: 1e-2}
 """Largest difference to torch that is accepted, of float32 and float16; images span 2.0."""
-FLOAT32 = ("GridSample", "Resize")
-"""Kept in float32 in float16 files: coordinates need the digits."""
+FLOAT32 = ("GridSample", "Resize", "MatMul", "Softmax", "InstanceNormalization")
+"""Kept in float32 in float16 files: coordinates, attention and sums over a map need the digits."""
 
 
 class _Source(nn.Module):
@@ -123,7 +123,13 @@ def _halved(graph: "onnx.ModelProto") -> "onnx.ModelProto":  # noqa: F821
     from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
 
     blocked = [*DEFAULT_OP_BLOCK_LIST, *FLOAT32]
-    return convert_float_to_float16(graph, keep_io_types=True, op_block_list=blocked)
+    graph = convert_float_to_float16(graph, keep_io_types=True, op_block_list=blocked)
+    known: set[str] = set()
+    for node in list(graph.graph.node):
+        if node.output[0] in known:  # the converter casts a value once for each that reads it, always by one name
+            graph.graph.node.remove(node)
+        known.add(node.output[0])
+    return graph
 
 
 def _fix_blurs(graph: nn.Module, *inputs: Tensor) -> None:

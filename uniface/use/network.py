@@ -46,7 +46,7 @@ class Frame(nn.Module):
             if model.config.skip_warped:
                 f_s_i = {stride: model._align(feature, fdf) for stride, feature in f_s_i.items()}
             return model.generator(model._transfer_identity(f_s, f_bar_s), f_s_i)
-        f_t, f_t_i = model.identity_embedder(target)
+        f_t, f_t_i = model.identity_embedder(target.to(f_s.dtype))
         return model.generator(model._transfer_identity(f_bar_s, f_t), model._skips(f_t, f_t_i))
 
 
@@ -69,12 +69,14 @@ class Network:
         self.dtype = torch.bfloat16 if half else torch.float32
         model = copy.deepcopy(model) if half else model
         model = model.to(self.device, self.dtype, memory_format=torch.channels_last).eval()
+        if half and model.attribute_embedder is not None:
+            model.attribute_embedder.float()  # bfloat16 has too few digits for coordinates
         self._source, self._frame = SourceFeatures(model, task), Frame(model, task)
 
     @torch.inference_mode()
     def source(self, source: Tensor) -> tuple[Tensor, ...]:
         """What `frame` needs to know of the source (B, 3, S, S)."""
-        return self._source(self._placed(source))
+        return self._source(self._placed(source).to(self.dtype))
 
     @torch.inference_mode()
     def frame(self, features: tuple[Tensor, ...], target: Tensor) -> Tensor:
@@ -87,4 +89,4 @@ class Network:
         size = self.size
         if image.ndim != 4 or tuple(image.shape[1:]) != (3, size, size):
             raise ValueError(f"the model takes (B, 3, {size}, {size}) in [-1, 1], got {tuple(image.shape)}")
-        return image.to(self.device, self.dtype, memory_format=torch.channels_last)
+        return image.to(self.device, torch.float32, memory_format=torch.channels_last)

@@ -12,7 +12,8 @@ from uniface.model import UniFace
 from uniface.released import reenactment_config, swapping_config
 from uniface.use import onnx
 
-SMALL = {"max_channels": 32, "channel_base": 512, "image_size": 32}
+SMALL = {"max_channels": 32, "channel_base": 512, "image_size": 32, "attribute_dim": 16}
+SMALL |= {"attribute_channels": 8, "attribute_max_channels": 32}
 CONFIGS = {
     "joint": tiny.config(alpha_init=0.5),
     "released swapping": dataclasses.replace(swapping_config(), **SMALL),

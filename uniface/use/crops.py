@@ -35,19 +35,23 @@ class Square:
         across, down = self.across / shape[1], self.down / shape[0]
         return np.column_stack([across, down, self.corner + (across + down) / 2])
 
-    def cut(self, image: np.ndarray, size: int) -> np.ndarray:
-        """uint8 (size, size, 3) of a uint8 picture (H, W, 3); what lies outside it is mirrored. Antialiased."""
+    def cut(self, image: np.ndarray, size: int | None = None) -> np.ndarray:
+        """uint8 (size, size, 3) of a uint8 picture (H, W, 3), by default at the picture's own scale; antialiased.
+
+        What lies outside the picture is mirrored.
+        """
         import cv2
 
         rows, columns = self.shape
+        target = (rows, columns) if size is None else (size, size)
         matrix = self.matrix((rows, columns))
         if np.array_equal(matrix[:, :2], np.eye(2)) and np.array_equal(matrix[:, 2], np.rint(matrix[:, 2])):
             (left, top), (height, width) = matrix[:, 2].astype(int), image.shape[:2]
             if left >= 0 and top >= 0 and left + columns <= width and top + rows <= height:
-                return resize(image[top : top + rows, left : left + columns], (size, size))
+                return resize(image[top : top + rows, left : left + columns], target)
         flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
         crop = cv2.warpAffine(image, matrix, (columns, rows), flags=flags, borderMode=cv2.BORDER_REFLECT_101)
-        return resize(crop, (size, size))
+        return resize(crop, target)
 
 
 def ffhq(landmarks: np.ndarray) -> Square:

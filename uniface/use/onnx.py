@@ -28,6 +28,10 @@ FLOAT32 = ("GridSample", "Resize", "MatMul", "Softmax", "InstanceNormalization")
 """Kept in float32 in float16 files: coordinates, attention and sums over a map need the digits."""
 
 
+class ExportError(ValueError):
+    """ONNX cannot hold this model; there is nothing wrong with the model."""
+
+
 class _Source(nn.Module):
     """`source` in [0, 1] to the features."""
 
@@ -65,7 +69,7 @@ class FixedBlur(nn.Module):
 def export(model: UniFace, task: str, path: Path, half: bool = False, split: bool = False) -> dict[Path, float]:
     """Write `path`, or with `split` its parts `NAME.source.onnx` and `NAME.frame.onnx`; each file's parity.
 
-    Parity is the largest difference to torch, on a batch other than the traced one. Raises ValueError, leaving no file,
+    Parity is the largest difference to torch, on a batch other than the traced one. Raises ExportError, leaving no file,
     if a graph cannot be exported or answers otherwise than torch does.
     """
     model = copy.deepcopy(model).cpu().float().eval()
@@ -113,10 +117,10 @@ def _write(
         expected = [expected] if isinstance(expected, Tensor) else list(expected)
         difference = _difference(part, names, [value[:1].numpy() for value in inputs], [e.numpy() for e in expected])
         if not difference <= LIMIT[half]:
-            raise ValueError(f"{path} would differ from torch by {difference:.3g} (limit {LIMIT[half]}): not written")
+            raise ExportError(f"{path.name} would differ from torch by {difference:.3g} (limit {LIMIT[half]}): not written")
         os.replace(part, path)
     except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
-        raise ValueError(f"torch cannot export {path}: {str(error).splitlines()[0]}") from error
+        raise ExportError(f"torch cannot export {path.name}: {str(error).splitlines()[0]}") from error
     finally:
         part.unlink(missing_ok=True)
     return difference

@@ -40,15 +40,21 @@ def identical(editor, monkeypatch):
     return editor
 
 
-def test_foms_square_is_the_crop_stages():
-    rng = np.random.default_rng(0)
-    image = rng.integers(0, 256, (200, 300, 3), dtype=np.uint8)
-    for box in ((100.3, 60.2, 150.9, 130.7), (80, 50, 160, 110)):
-        left, top, right, bottom = fomm.enlarge(box, 0.1)
-        assert crops.enlarge(box, 0.1) == (left, top, right, bottom)
+def test_fomms_square_is_the_crop_stages():
+    """Of a box that is JOINED times as large as a frame's, as a clip's is."""
+    image = np.random.default_rng(0).integers(0, 256, (200, 300, 3), dtype=np.uint8)
+    for box in ((100.3, 60.2, 150.9, 130.7), (100, 70, 160, 110)):
+        middle, size = (np.add(box[:2], box[2:]) / 2, np.subtract(box[2:], box[:2]) * crops.JOINED)
+        left, top, right, bottom = fomm.enlarge((*(middle - size / 2), *(middle + size / 2)), 0.1)
         assert np.array_equal(crops.fomm(box).cut(image, 64), resize(image[top:bottom, left:right], (64, 64)))
         moving = crops.fomm(box, whole=False)
-        assert np.hypot(*moving.across) == pytest.approx(1.2 * max(box[2] - box[0], box[3] - box[1]))
+        assert np.hypot(*moving.across) == pytest.approx(1.2 * size.max())
+
+
+def test_a_face_that_fills_the_picture_is_found_once(editor):
+    """The detector takes parts of a face for faces where it is larger than those it learnt."""
+    large = dataclasses.replace(drawn_faces.world().portraits[0], size=720).render()
+    assert len(find.search(editor.faces, editor.height("swapping"), large)) == 1
 
 
 def test_ffhq_square_puts_eyes_and_mouth_where_ffhq_has_them():

@@ -23,11 +23,22 @@ from pipeline.tracking import runs, store, versions
 from pipeline.tracking.card import card
 from pipeline.tracking.journal import send_leftovers
 from uniface.config import TASKS, Task
+from uniface.use.bundle import DETECTOR
 
 if TYPE_CHECKING:
     from uniface.model import UniFace
 
-NEEDED = ("mlflow", "torch", "numpy", "pandas", "pillow", "safetensors", "opencv-python-headless")  # to serve a version
+# to serve a version
+NEEDED = (
+    "mlflow",
+    "torch",
+    "numpy",
+    "pandas",
+    "pillow",
+    "safetensors",
+    "opencv-python-headless",
+    "c2pa-python",
+)
 BATCH = 8  # images a served model takes at once
 HERE = Path(__file__).parent
 
@@ -143,12 +154,14 @@ def _create(
     manifest, samples = places.nets / MANIFEST, places.reports / "samples"
     with tempfile.TemporaryDirectory() as folder:
         files = Path(folder)
-        onnx = {t: _export(nets[t], t, params.image_size, files / f"{t}.onnx") for t in TASKS}
+        onnx = {t: _export(nets[t], t, files / f"{t}.onnx") for t in TASKS}
         facts = {"paper": "UniFace, ECCV 2022", **tags}
         frozen = json.loads(manifest.read_text()) if manifest.is_file() else {}
         text = card(registry.name, params.image_size, facts, scores, frozen, onnx)
         (files / "card.md").write_text(text)
         artifacts = {task: str(places.model(task)) for task in TASKS}
+        if (places.nets / "faces" / DETECTOR).is_file():  # what finds the faces that these models take
+            artifacts["detector"] = str(places.nets / "faces" / DETECTOR)
         artifacts |= {path.stem if path.suffix == ".md" else path.name: str(path) for path in files.iterdir()}
         with runs.start_run("register", dataclasses.asdict(params), tags=tags, root=places.root) as run:
             run.log_metrics(versions.numbers(scores), step=0)
@@ -173,11 +186,11 @@ def _create(
     return made, onnx
 
 
-def _export(model: "UniFace", task: str, size: int, out: Path) -> str:
-    from pipeline.tracking.onnx import ExportError, export
+def _export(model: "UniFace", task: str, out: Path) -> str:
+    from uniface.use.onnx import ExportError, export
 
     try:
-        difference = export(model, task, size, out)
+        difference = export(model, task, out)[out]
     except ExportError as error:
         return f"not exported: {error}"
     return f"largest difference to torch {difference:.1e}"

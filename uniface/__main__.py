@@ -1,14 +1,11 @@
-"""The command line of the models: `python -m uniface summary | import | reenact | swap`."""
+"""The command line of the models: `python -m uniface summary | import | reenact | swap | export | verify`."""
 
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from uniface.config import ModelConfig
-
-if TYPE_CHECKING:
-    import torch
+from uniface.use import commands as uses
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -26,14 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
     command.add_argument("-o", "--out", type=Path, required=True, help="the .safetensors file to write")
     command.set_defaults(run=_import)
 
-    for name, task in (("reenact", "reenactment"), ("swap", "swapping")):
-        command = commands.add_parser(name, help=f"{name} one picture")
-        command.add_argument("source", type=Path, help="picture that gives the identity")
-        command.add_argument("target", type=Path, help="picture that gives the attributes")
-        command.add_argument("-o", "--out", type=Path, required=True, help="picture to write")
-        command.add_argument("--model", type=Path, default=Path(f"models/{task}.safetensors"))
-        command.add_argument("--device", default="cpu")
-        command.set_defaults(run=_generate, task=task)
+    uses.add(commands)
 
     options = parser.parse_args(arguments)
     try:
@@ -65,39 +55,6 @@ def _import(options: argparse.Namespace) -> None:
     print(f"{options.checkpoint}: {report}")
     model.save(options.out, extra={"imported_from": options.checkpoint.name, "task": report.task})
     print(f"wrote {options.out}")
-
-
-def _generate(options: argparse.Namespace) -> None:
-    import torch
-
-    from uniface.images import read_image, resize, to_tensor, to_uint8, write_image
-    from uniface.model import UniFace
-
-    device = _device(options.device)
-    model = UniFace.load(options.model, device=device)
-    size = model.config.image_size
-    pair = []
-    for path in (options.source, options.target):
-        image = read_image(path)
-        height, width = image.shape[:2]
-        if height != width:  # squashing a face would change its identity
-            raise ValueError(f"{path} is {width} x {height}: give square face crops, as the stage crop cuts them")
-        pair.append(to_tensor(resize(image, (size, size)))[None].to(device))
-    with torch.inference_mode():
-        image = model(*pair, task=options.task)
-    write_image(options.out, to_uint8(image[0]))
-    print(f"wrote {options.out}")
-
-
-def _device(name: str) -> "torch.device":
-    """The device of that name. Raises ValueError if torch knows none, or this machine has none."""
-    import torch
-
-    try:
-        torch.zeros(1, device=name).cpu()  # `meta` is a device too, but nothing comes back from it
-    except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:  # torch raises each of them
-        raise ValueError(f"--device {name} cannot be used on this machine: leave it out for the CPU") from error
-    return torch.device(name)
 
 
 if __name__ == "__main__":

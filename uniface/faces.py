@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -25,6 +26,7 @@ class Detection:
 class Faces:
     """An SCRFD detector and an ArcFace-like recogniser, as insightface tells them apart in `folder`.
 
+    `folder` may also be the detector's ONNX file itself, with `recognise=False`.
     `providers` are ONNX Runtime's (default: the GPU if there is one, else the CPU), `threads` the CPU threads of one
     call (0: all cores), `recognise=False` leaves the recogniser unloaded. Raises FileNotFoundError if the folder holds
     no ONNX file and ValueError if none of them is a detector (or a recogniser, where one is asked for).
@@ -34,7 +36,7 @@ class Faces:
         self, folder: str | Path, providers: Sequence[str] | None = None, threads: int = 0, recognise: bool = True
     ):
         folder = Path(folder)
-        if not any(folder.glob("*.onnx")):
+        if not folder.is_file() and not any(folder.glob("*.onnx")):
             # insightface would take an unknown name for one of its packs and download that, unchecked
             raise FileNotFoundError(f"no ONNX files in {folder}: run `python -m pipeline.weights` first")
         import onnxruntime
@@ -43,6 +45,9 @@ class Faces:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         wanted = ["detection", "recognition"] if recognise else ["detection"]
+        if folder.is_file():
+            self._models = self._single(folder, providers, options)
+            return
         try:
             self._models = FaceAnalysis(
                 name=str(folder.resolve()),
@@ -56,6 +61,20 @@ class Faces:
         missing = [task for task in wanted if task not in self._models]
         if missing:
             raise ValueError(f"{folder} holds no model for {', '.join(missing)}")
+
+    @staticmethod
+    def _single(file: Path, providers: Sequence[str] | None, options: Any) -> dict[str, Any]:
+        from insightface.model_zoo import get_model
+
+        try:
+            model = get_model(
+                str(file), providers=providers and list(providers), sess_options=options, static_shape_sessions=False
+            )
+        except Exception as error:  # ONNX Runtime has a class of its own for every kind of bad file
+            raise ValueError(f"{file} is no ONNX file of a network: {error}") from error
+        if getattr(model, "taskname", None) != "detection":
+            raise ValueError(f"{file} is no face detector")
+        return {"detection": model}
 
     def detect(self, image: np.ndarray, height: int | None = None) -> list[Detection]:
         """Faces in a uint8 RGB image (H, W, 3), the surest first; found at `height` rows if the image has more.

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from uniface.images import resize
+from uniface.use.crops import ffhq
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -107,27 +108,8 @@ def _middle(image: np.ndarray) -> np.ndarray:
 
 
 def align(image: np.ndarray, face: "Detection") -> np.ndarray:
-    """The square around a face in which FFHQ and CelebA-HQ have it: upright, eyes and mouth in place.
-
-    Its side is 4 times the distance of the eyes or 3.6 times that of eyes and mouth, whichever is larger; its centre
-    lies a tenth of the way from the eyes to the mouth. What lies outside the picture is mirrored. uint8 (S, S, 3) at
-    the picture's own scale.
-    """
-    import cv2
-
-    left_eye, right_eye, _, left_mouth, right_mouth = face.landmarks.astype(np.float64)
-    eyes, mouth = (left_eye + right_eye) / 2, (left_mouth + right_mouth) / 2
-    down = mouth - eyes
-    across = (right_eye - left_eye) + np.array([down[1], -down[0]])  # eyes and mouth both tell what is level
-    half = max(np.hypot(*(right_eye - left_eye)) * 2.0, np.hypot(*down) * 1.8)
-    across *= half / np.hypot(*across)
-    along = np.array([-across[1], across[0]])
-    centre = eyes + 0.1 * down
-    side = max(2, round(2 * half))
-    corners = np.float32([centre - across - along, centre + across - along, centre - across + along])
-    square = np.float32([[0, 0], [side, 0], [0, side]]) - np.float32(0.5)  # corners are edges of pixels, not centres
-    warp = cv2.getAffineTransform(corners, square)
-    return cv2.warpAffine(image, warp, (side, side), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
+    """The square around a face in which FFHQ and CelebA-HQ have it, uint8 (S, S, 3) at the picture's own scale."""
+    return ffhq(face.landmarks).cut(image)
 
 
 def encode(image: np.ndarray) -> bytes:

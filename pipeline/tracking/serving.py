@@ -3,12 +3,14 @@
 A request is a table with the columns `task` (reenactment or swapping), `source` (gives the identity) and `target`
 (gives the attributes). An image is a square face crop: base64 text of a PNG or JPEG file, or an array, uint8
 (H, W, 3). The answer has the column `image`, in the form the source came in: base64 text of a PNG, or an array.
-It needs uniface, mlflow and Pillow, nothing else of the project.
+Every PNG carries the mark of origin (`uniface.use.origin`); an array has no place for one.
+It needs uniface, mlflow, Pillow and c2pa-python, nothing else of the project.
 """
 
 import base64
 import binascii
 import io
+from pathlib import Path
 
 import mlflow
 import numpy as np
@@ -18,6 +20,7 @@ from PIL import Image, UnidentifiedImageError
 
 from uniface.images import resize, to_tensor, to_uint8
 from uniface.model import UniFace
+from uniface.use import bundle, origin
 
 TASKS = ("reenactment", "swapping")
 MAX_SIDE = 4096  # pixels; a larger picture is not a face crop, and may be a decompression bomb
@@ -63,11 +66,11 @@ def _from_text(text: str | bytes, column: str) -> np.ndarray:
         raise ValueError(f"{column}: the base64 text is not a readable PNG or JPEG file") from error
 
 
-def encode(image: np.ndarray) -> str:
-    """uint8 (H, W, 3) as base64 text of a PNG file."""
+def encode(image: np.ndarray, mark: origin.Mark) -> str:
+    """uint8 (H, W, 3) as base64 text of a PNG file with its mark of origin."""
     file = io.BytesIO()
     Image.fromarray(image).save(file, format="PNG")
-    return base64.b64encode(file.getvalue()).decode()
+    return base64.b64encode(origin.sign_bytes(file.getvalue(), "image/png", mark)).decode()
 
 
 class FaceModel(mlflow.pyfunc.PythonModel):
@@ -78,7 +81,9 @@ class FaceModel(mlflow.pyfunc.PythonModel):
         self.size = int(context.model_config["image_size"])
         self.batch = int(context.model_config["batch_size"])
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.models = {task: UniFace.load(context.artifacts[task]).to(self.device).eval() for task in TASKS}
+        files = {task: Path(context.artifacts[task]) for task in TASKS}
+        self.marks = {t: origin.Mark(t, False, "served model", bundle.sha256(file)) for t, file in files.items()}
+        self.models = {task: UniFace.load(files[task]).to(self.device).eval() for task in TASKS}
 
     def predict(self, context, model_input: pd.DataFrame, params=None):
         """A DataFrame with the column `image`, a row for each row of `model_input` in its order."""
@@ -103,7 +108,7 @@ class FaceModel(mlflow.pyfunc.PythonModel):
                 source, target = (self._tensor(table, name, part) for name in ("source", "target"))  # (B, 3, H, W)
                 for row, image in zip(part, self._run(task, source, target), strict=True):
                     as_text = isinstance(table["source"].iloc[row], str | bytes)
-                    images[row] = encode(image) if as_text else image
+                    images[row] = encode(image, self.marks[task]) if as_text else image
         return pd.DataFrame({"image": pd.Series(images, index=table.index, dtype=object)})
 
     def _tensor(self, table: pd.DataFrame, column: str, rows: list[int]) -> torch.Tensor:

@@ -11,6 +11,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from uniface.use.crops import enlarge
+
 FPS = 25
 """Frame numbers of VoxCeleb's annotations count at this rate, whatever the rate of the video."""
 
@@ -67,29 +69,6 @@ def join(boxes: Sequence[Sequence[float]]) -> Box:
     """The smallest box around all."""
     left, top, right, bottom = zip(*boxes, strict=True)
     return min(left), min(top), max(right), max(bottom)
-
-
-def enlarge(box: Sequence[float], increase: float, square: bool = True) -> tuple[int, int, int, int]:
-    """The box with a margin of `increase` of its size on each side, cut toward zero to whole pixels.
-
-    With `square`, the shorter side gets as much more as makes it a square of (1 + 2 increase) times the longer side.
-    Cutting may leave the sides one pixel apart. Margins are shares of their own side and the sum is made in this
-    order: rounding decides about a pixel. Raises ValueError if a side is not positive.
-    """
-    left, top, right, bottom = box
-    width, height = right - left, bottom - top
-    if width <= 0 or height <= 0:
-        raise ValueError(f"a box of {width} x {height} pixels cannot be enlarged")
-    across = down = increase
-    if square:
-        across = max(increase, ((1 + 2 * increase) * height - width) / (2 * width))
-        down = max(increase, ((1 + 2 * increase) * width - height) / (2 * height))
-    return (
-        int(left - across * width),
-        int(top - down * height),
-        int(right + across * width),
-        int(bottom + down * height),
-    )
 
 
 def best_match(detections: Sequence[Sequence[float]], annotation: Sequence[float]) -> Box:

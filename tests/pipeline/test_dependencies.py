@@ -11,12 +11,16 @@ from pipeline.common.code import NEUTRAL, PACKAGES, closure, code, imports
 
 ROOT = Path(__file__).resolve().parents[2]
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-# Code that a stage reads as a file and does not import: the version that it registers carries it.
-CARRIED = {"register": {"pipeline.tracking.serving", *(f"uniface.{p.stem}" for p in (ROOT / "uniface").glob("*.py"))}}
 
 
 def module(path: Path) -> str:
     return ".".join(path.relative_to(ROOT).with_suffix("").parts)
+
+
+# Code that a stage reads as a file and does not import: the version that it registers carries it.
+CARRIED = {"register": {"pipeline.tracking.serving", *map(module, (ROOT / "uniface").rglob("*.py"))}}
+DOORS = {"uniface"}
+"""Packages whose __init__ is more than a text: `uniface.load` is for people, and no stage calls it."""
 
 
 def entry(stage: str) -> str:
@@ -80,6 +84,8 @@ def test_neutral_modules_exist_and_packages_hold_no_code():
         assert ROOT.joinpath(*name.split(".")).with_suffix(".py").is_file()
     for package in PACKAGES:
         for path in (ROOT / package).rglob("__init__.py"):
+            if module(path.parent / "x").removesuffix(".x") in DOORS:
+                continue
             assert imports(module(path)) == frozenset() and len(code(module(path))) == 12
             lines = path.read_text().strip()
             assert lines.startswith('"""') and lines.endswith('"""') and lines.count('"""') == 2

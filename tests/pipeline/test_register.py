@@ -102,7 +102,7 @@ def test_weights_onnx_and_card_are_beside_it(registered, registry, registry_home
     model = UniFace.load(folder / "swapping.safetensors")
     source, target = (to_tensor(np.stack([face(k), face(k + 1), face(k + 2)])) for k in (0, 5))
     (answer,) = onnxruntime.InferenceSession(folder / "swapping.onnx").run(
-        None, {"source": source.numpy(), "target": target.numpy()}
+        None, {"source": (source.numpy() + 1) / 2, "target": target.numpy()}
     )
     with torch.inference_mode():
         assert np.abs(answer - model(source, target, task="swapping").numpy()).max() < 1e-3
@@ -162,14 +162,14 @@ def test_only_what_was_evaluated_is_registered(registry_home, registered, quick)
 
 
 def test_a_broken_graph_is_no_reason_but_a_broken_model_is(tmp_path, monkeypatch):
-    from pipeline.tracking import onnx
+    from uniface.use import onnx
 
     def fail(error):
         def export(*_):
             raise error
 
         monkeypatch.setattr(onnx, "export", export)
-        return stage._export(UniFace(TINY), "swapping", 32, tmp_path / "a.onnx")
+        return stage._export(UniFace(TINY), "swapping", tmp_path / "a.onnx")
 
     assert fail(onnx.ExportError("torch cannot")) == "not exported: torch cannot"
     with pytest.raises(ValueError, match="source holds"):

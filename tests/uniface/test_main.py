@@ -1,67 +1,17 @@
-"""`python -m uniface`: the four commands, and errors without a traceback."""
+"""`python -m uniface`: the commands about model files."""
 
 import argparse
 from pathlib import Path
 
-import numpy as np
 import pytest
 import tiny
 import torch
 from official import state_dict
 
 from uniface.__main__ import main
-from uniface.images import read_image, write_image
 from uniface.model import UniFace, read_metadata
 from uniface.released import reenactment_config, swapping_config
 from uniface.summary import costs
-
-
-@pytest.fixture
-def files(tmp_path):
-    UniFace(tiny.config()).save(tmp_path / "model.safetensors")
-    for number, name in enumerate(("source", "target")):
-        pixels = np.random.default_rng(number).integers(0, 256, (48, 48, 3), dtype=np.uint8)
-        write_image(tmp_path / f"{name}.png", pixels)
-    return tmp_path
-
-
-@pytest.mark.parametrize("task", ["reenact", "swap"])
-def test_generate_writes_a_picture_of_the_models_size(files, task, capsys):
-    out = files / "out" / f"{task}.png"
-    arguments = [task, files / "source.png", files / "target.png", "-o", out, "--model", files / "model.safetensors"]
-    assert main([str(a) for a in arguments]) == 0
-    assert read_image(out).shape == (32, 32, 3)
-    assert str(out) in capsys.readouterr().out
-
-
-def test_errors_are_one_line_and_exit_2(files, capsys):
-    common = ["-o", str(files / "x.png"), "--model", str(files / "model.safetensors")]
-    assert main(["swap", str(files / "nobody.png"), str(files / "target.png"), *common]) == 2
-    assert "nobody.png" in capsys.readouterr().err
-    write_image(files / "wide.png", np.zeros((32, 64, 3), np.uint8))
-    assert main(["swap", str(files / "wide.png"), str(files / "target.png"), *common]) == 2
-    assert "64 x 32" in capsys.readouterr().err
-    assert main(["swap", "a.png", "b.png", "-o", "x.png", "--model", str(files / "none.safetensors")]) == 2
-    assert "none.safetensors" in capsys.readouterr().err
-    assert not (files / "x.png").exists()
-
-
-@pytest.mark.parametrize("device", ["foo", "meta", "cuda:99", "xpu", "hpu", ""])
-def test_a_device_that_is_not_there_is_one_sentence(files, device, capsys):
-    pictures = [str(files / name) for name in ("source.png", "target.png")]
-    common = ["-o", str(files / "x.png"), "--model", str(files / "model.safetensors")]
-    assert main(["swap", *pictures, *common, "--device", device]) == 2
-    assert capsys.readouterr().err.splitlines() == [
-        f"error: --device {device} cannot be used on this machine: leave it out for the CPU"
-    ]
-
-
-@pytest.mark.parametrize("name", ["noext", "picture.docx", "picture.safetensors"])
-def test_a_picture_needs_the_name_of_one(files, name, capsys):
-    pictures = [str(files / name) for name in ("source.png", "target.png")]
-    assert main(["swap", *pictures, "-o", str(files / "new" / name), "--model", str(files / "model.safetensors")]) == 2
-    (said,) = capsys.readouterr().err.splitlines()
-    assert f"new/{name} does not end as a picture does" in said and not (files / "new").exists()
 
 
 def _as(content):

@@ -12,6 +12,7 @@ from small_requests import TINY, face, text
 from pipeline.tracking import serving
 from uniface.images import to_tensor, to_uint8
 from uniface.model import UniFace
+from uniface.use import origin
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +36,7 @@ def test_decode_takes_text_arrays_and_lists():
     for value in (text(image), text(image).encode(), "data:image/png;base64," + text(image), image, image.tolist()):
         assert np.array_equal(serving.decode(value), image)
     assert serving.decode(text(image, "JPEG")).shape == (32, 32, 3)
-    assert np.array_equal(serving.decode(serving.encode(image)), image)
+    assert np.array_equal(serving.decode(serving.encode(image, origin.Mark("swapping", False, "v", "d"))), image)
 
 
 @pytest.mark.parametrize(
@@ -57,6 +58,14 @@ def test_decode_takes_text_arrays_and_lists():
 def test_decode_says_what_is_wrong(value, sentence):
     with pytest.raises(ValueError, match=f"row 0, source: .*{sentence}"):
         serving.decode(value, "row 0, source")
+
+
+def test_a_served_picture_carries_the_mark_of_origin(model, tmp_path):
+    rows = pd.DataFrame({"task": ["swapping"], "source": [text(face(0))], "target": [text(face(1))]})
+    (tmp_path / "served.png").write_bytes(base64.b64decode(model.predict(None, rows)["image"][0]))
+    verdict = origin.verify(tmp_path / "served.png")
+    assert verdict.state == "valid" and verdict.mark["digitalSourceType"] == origin.PURE
+    assert verdict.mark["digest"] == model.marks["swapping"].digest
 
 
 def test_rows_come_back_in_order_each_by_its_own_task(model):

@@ -44,12 +44,15 @@ def weights(
     for role, choice in params.weights.roles.items():
         wanted[role] = _chosen(role, choice, sources)
     chosen = list(wanted.values())
+    centres = {weight.role: weight.read_centre() for weight in chosen if weight.centre}
     work = work_folder("weights", [asdict(weight) for weight in chosen], work=places.work)
     manifest = {weight.role: _obtain(weight, work, places.work / "weights") for weight in chosen}
     report = _report(shipped)
     for role, entry in manifest.items():
         if entry["source"] == "sample":
             entry["report"] = report.get(role, {})
+        if role in centres:
+            entry["centre"] = centres[role]
     write_json(work / MANIFEST, manifest)
     publish(work, places.nets)
     for role, entry in manifest.items():
@@ -113,8 +116,6 @@ def _obtain(weight: Weight, work: Path, downloads: Path) -> dict:
         entry["original_sha256"] = weight.sha256
     if weight.metric:
         entry["metric"] = weight.metric
-    if weight.centre:
-        entry["centre"] = weight.read_centre()
     return entry
 
 

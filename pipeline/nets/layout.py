@@ -4,9 +4,6 @@ from pathlib import Path
 
 from pipeline.nets.catalogue import Layout
 
-INPUT = "house_images"
-
-
 def adapt(source: Path, path: Path, layout: Layout, role: str) -> None:
     """Write the ONNX network `source` to `path` with a 1 x 1 convolution before it that turns our pixels into its own.
 
@@ -33,19 +30,20 @@ def adapt(source: Path, path: Path, layout: Layout, role: str) -> None:
     kernel = (colours * (ours / scale)).reshape(3, 3, 1, 1).astype(np.float32)
     bias = np.full(3, (127.5 - mean) / scale, np.float32)
     old = inputs[0].name
+    new = f"laid_out_{old}"  # longer, so another, even where this was done before
     for node in graph.node:
         for place, name in enumerate(node.input):
             if name == old:
-                node.input[place] = f"{INPUT}_laid_out"
-    inputs[0].name = INPUT
+                node.input[place] = f"{new}_pixels"
+    inputs[0].name = new
     graph.initializer.extend(
-        onnx.numpy_helper.from_array(values, f"{INPUT}_{name}") for name, values in (("kernel", kernel), ("bias", bias))
+        onnx.numpy_helper.from_array(values, f"{new}_{name}") for name, values in (("kernel", kernel), ("bias", bias))
     )
     first = onnx.helper.make_node(
         "Conv",
-        [INPUT, f"{INPUT}_kernel", f"{INPUT}_bias"],
-        [f"{INPUT}_laid_out"],
-        name=f"{INPUT}_layout",
+        [new, f"{new}_kernel", f"{new}_bias"],
+        [f"{new}_pixels"],
+        name=f"{new}_layout",
         kernel_shape=[1, 1],
         dilations=[1, 1],
         group=1,

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from pipeline.files import atomic_write
+from pipeline.common.files import atomic_write
 
 OPSET = 17
 
@@ -14,10 +14,13 @@ def write(net: nn.Module, example: Tensor, path: Path, outputs: list[str], free:
 
     Where the batch is free, it is so in the outputs as well.
     """
+    import warnings
+
     import torch
 
     axes = {"images": free} | ({name: {0: free[0]} for name in outputs} if 0 in free else {})
-    with atomic_write(path) as part:
+    with atomic_write(path) as part, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # shapes that depend on the net alone become constants, as they should
         torch.onnx.export(
             net.eval(), (example,), str(part), input_names=["images"], output_names=outputs, dynamic_axes=axes,
             opset_version=OPSET, dynamo=False,  # onnx2torch cannot read the other exporter's reshapes

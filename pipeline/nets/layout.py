@@ -4,6 +4,7 @@ from pathlib import Path
 
 from pipeline.nets.catalogue import Layout
 
+
 def adapt(source: Path, path: Path, layout: Layout, role: str) -> None:
     """Write the ONNX network `source` to `path` with a 1 x 1 convolution before it that turns our pixels into its own.
 

@@ -46,7 +46,8 @@ def test_a_detector_of_your_own_sees_the_astronaut(tmp_path):
         ("judge", "detector", {}, "it is not a face recogniser: it takes any size"),
         ("perceptual", "judge", {}, "does not do as perceptual"),
         ("regressor", "judge", {}, "no `names`"),
-        ("detector", "detector", {"channels": "bgr"}, "better with red and blue exchanged"),
+        ("detector", "detector", {"channels": "bgr"}, "surer of the astronaut with red and blue exchanged"),
+        ("judge", "judge", {"scale": 1e5}, "hardly more like her than her suit"),
         ("detector", "detector", {"mean": 0.0, "scale": 1.0}, "are mean and scale right"),
     ],
 )

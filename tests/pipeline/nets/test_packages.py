@@ -181,7 +181,7 @@ def test_judge_tells_drawn_persons_apart_nearly_as_their_own_does(project, judge
 
 
 def test_red_for_blue_is_found_out(project, tmp_path):
-    """dlib's network saved as one that takes BGR, and handed over as one that takes RGB."""
+    """CenterFace saved as a detector that takes BGR, and handed over as one that takes RGB."""
     from dataclasses import replace
 
     from pipeline.common.files import sha256
@@ -189,12 +189,12 @@ def test_red_for_blue_is_found_out(project, tmp_path):
     from pipeline.nets.layout import adapt
 
     file, params = tmp_path / "bgr.onnx", load(Path(__file__).resolve().parents[3] / "params.yaml")
-    adapt(project.nets / "judge.onnx", file, Layout("bgr", None, None), "judge")
+    adapt(project.nets / "faces/detector.onnx", file, Layout("bgr", None, None), "detector")
     for channels in ("bgr", "rgb"):
         own = RoleParams(file=str(file), sha256=sha256(file), channels=channels)
-        settings = replace(params, weights=WeightsParams("sample", {"judge": own}))
+        settings = replace(params, weights=WeightsParams("sample", {"detector": own}))
         if channels == "bgr":
             weights(settings, Places(tmp_path))
         else:
-            with pytest.raises(ValueError, match="better with red and blue exchanged"):
+            with pytest.raises(ValueError, match="surer of the astronaut with red and blue exchanged"):
                 weights(settings, Places(tmp_path))

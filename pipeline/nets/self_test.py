@@ -94,8 +94,8 @@ def _recogniser(weight: Weight, path: Path) -> None:
     alike, unlike = (float(vectors[0] @ other) for other in vectors[1:])
     if alike < unlike + MARGIN:
         raise ValueError(
-            f"it finds the astronaut's mirror image ({alike:.3f}) hardly more like her than her suit ({unlike:.3f}): are"
-            " channels, mean and scale right?"
+            f"it finds the astronaut's mirror image ({alike:.3f}) hardly more like her than her suit ({unlike:.3f}):"
+            " are channels, mean and scale right?"
         )
 
 

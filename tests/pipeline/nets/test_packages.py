@@ -150,7 +150,7 @@ class Same(torch.nn.Module):
 
 
 def test_astronaut_is_detected_aligned_and_known_again(project, judge, heads):
-    """Two pictures of her are nearer to each other than to any drawn head, by .3; also after a swap that does nothing."""
+    """Two pictures of her are nearer to each other than to any drawn head by .3; also after a swap of nothing."""
     align, pictures = Aligner(project.nets / "faces"), variants()
     others = embedded(judge, align, heads[:20, 0])
     swapped = runner(Same(), "swapping", 2)(pictures[::-1].copy(), pictures)

@@ -99,6 +99,7 @@ class CropParams:
     iou_with_initial: Share
     increase: Annotated[float, Field(ge=0, le=10)]
     max_gap: Number
+    border: Literal["reject", "pad"]
     detect_height: Annotated[int, Field(ge=32, le=4320)]
     gop: Count
     crf: Annotated[int, Field(ge=0, le=51)]

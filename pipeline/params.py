@@ -287,7 +287,8 @@ def _explain(error: dict) -> Iterator[str]:
     elif name == "model.image_size":
         yield f"  image_size: {error['msg']}, got {error['input']!r}"
     elif error["type"] == "literal_error" and "[key]" in error["loc"]:
-        yield f"  {name}: unknown key{_closest(place[-1], get_args(Role if place[0] == "weights" else Exam))}"
+        known = get_args(Role) if place[0] == "weights" else get_args(Exam)
+        yield f"  {name}: unknown key{_closest(place[-1], known)}"
     else:
         yield f"  {name}: {error['msg']}, got {error['input']!r}"
 

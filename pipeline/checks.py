@@ -38,6 +38,13 @@ def combinations(params: "Params") -> Iterator[str]:
         portraits = sample.portraits * sample.scale
         if pairs.test_images >= portraits:
             yield f"pairs.test_images: {pairs.test_images} leaves none of the sample's {portraits} for training"
+    for role, choice in params.weights.roles.items():
+        if bool(choice.source) == bool(choice.file):
+            yield f"weights.roles.{role}: give either a source or a file"
+        elif choice.file and not choice.sha256:
+            yield f"weights.roles.{role}.sha256: missing (sha256sum {choice.file})"
+        elif choice.source and choice != type(choice)(source=choice.source):
+            yield f"weights.roles.{role}: a source says all about its networks; the other keys belong to a file"
     if "{id}" not in params.download.url:
         yield f"download.url: {params.download.url!r} does not say where the video's {{id}} goes"
     for name in ("train_reenactment", "train_swapping"):

@@ -5,10 +5,12 @@ video and annotations.
 """
 
 import random
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 
 from pipeline.common.cluster import WorkerDied, fan_out
 from pipeline.common.code import code
@@ -117,5 +119,22 @@ class Summary:
         return [read_frames(blob.read(), [0])[0] for blob in self._sample]
 
 
+def look(folder: str) -> Callable[[Params, Places], None]:
+    """What `python -m pipeline.crop look FOLDER` does: print what a folder of one's own videos would give."""
+
+    def stage(params: Params, places: Places) -> None:
+        from pipeline.videos.look import look as first_look
+
+        detector = load_detector(places.nets / "faces")
+        print("\n".join(first_look(Path(folder), params.crop, detector).lines()))
+
+    return stage
+
+
 if __name__ == "__main__":
-    main(crop)
+    if len(sys.argv) == 3 and sys.argv[1] == "look":
+        main(look(sys.argv[2]))
+    elif len(sys.argv) == 1:
+        main(crop)
+    else:
+        sys.exit("usage: python -m pipeline.crop [look FOLDER]")

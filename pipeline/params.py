@@ -41,13 +41,34 @@ class SampleParams:
     portrait_size: Annotated[int, Field(ge=32, le=4096)]
 
 
+Role = Literal["detector", "recogniser", "judge", "perceptual", "contextual", "lpips", "inception", "regressor"]
+
+
+@dataclass(frozen=True)
+class RoleParams:
+    """The network of one role, otherwise than weights.source says: of another source, or a file of yours.
+
+    `file` is a path or an address, with its `sha256`. What it takes is (pixel - mean) / scale of pixels in 0..255, in
+    this order of `channels`; without mean and scale [-1, 1]. `centre` is a JSON file with the mean vector of many
+    faces, which a recogniser may need. `self_test` tries it on a photograph.
+    """
+
+    source: Literal["", "sample", "packages", "internet"] = ""
+    file: str = ""
+    sha256: Annotated[str, Field(pattern="^([0-9a-f]{64})?$")] = ""
+    channels: Literal["rgb", "bgr"] = "rgb"
+    mean: Finite | None = None
+    scale: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    centre: str = ""
+    self_test: bool = True
+
+
 @dataclass(frozen=True)
 class WeightsParams:
-    """Where the frozen networks come from; D3DFR's weights need a signed licence, hence one's own file."""
+    """Where the frozen networks come from, and single ones from elsewhere."""
 
-    source: Literal["sample", "internet"]
-    regressor: str
-    regressor_sha256: str
+    source: Literal["sample", "packages", "internet"]
+    roles: dict[Role, RoleParams]
 
 
 @dataclass(frozen=True)
@@ -78,6 +99,7 @@ class CropParams:
     iou_with_initial: Share
     increase: Annotated[float, Field(ge=0, le=10)]
     max_gap: Number
+    border: Literal["reject", "pad"]
     detect_height: Annotated[int, Field(ge=32, le=4320)]
     gop: Count
     crf: Annotated[int, Field(ge=0, le=51)]
@@ -179,7 +201,8 @@ def _strict(cls: type) -> None:
 
 
 _strict(Params)
-_strict(GateParams)  # out of reach inside a dict
+_strict(GateParams)  # out of reach inside a dict, like the next
+_strict(RoleParams)
 _ADAPTER = TypeAdapter(Params)
 
 
@@ -264,7 +287,8 @@ def _explain(error: dict) -> Iterator[str]:
     elif name == "model.image_size":
         yield f"  image_size: {error['msg']}, got {error['input']!r}"
     elif error["type"] == "literal_error" and "[key]" in error["loc"]:
-        yield f"  {name}: unknown key{_closest(place[-1], get_args(Exam))}"
+        known = get_args(Role) if place[0] == "weights" else get_args(Exam)
+        yield f"  {name}: unknown key{_closest(place[-1], known)}"
     else:
         yield f"  {name}: {error['msg']}, got {error['input']!r}"
 
@@ -275,7 +299,7 @@ def _meant(place: list[str]) -> str:
     for name in place[:-1]:
         section = next((field.type for field in fields(section) if field.name == name), None)
         if not is_dataclass(section):
-            section = GateParams  # the only one inside a mapping
+            section = RoleParams if place[0] == "weights" else GateParams  # those inside a mapping
             break
     return _closest(place[-1], [field.name for field in fields(section)])
 
@@ -291,9 +315,13 @@ def _expanded(params: Params) -> Params:
     def home(path: str) -> str:
         return os.path.expanduser(path)
 
+    roles = {
+        role: replace(choice, file=home(choice.file), centre=home(choice.centre))
+        for role, choice in params.weights.roles.items()
+    }
     return replace(
         params,
-        weights=replace(params.weights, regressor=home(params.weights.regressor)),
+        weights=replace(params.weights, roles=roles),
         download=replace(params.download, cookies=home(params.download.cookies)),
         pairs=replace(params.pairs, evaluation_pairs=home(params.pairs.evaluation_pairs)),
         compute=replace(params.compute, storage=home(params.compute.storage)),

@@ -111,7 +111,7 @@ def fingerprint(job: TrainJob) -> tuple[Any, ...]:
     folder = Path(job.data)
     data = contents(folder, folder.parents[1] / "work" / "contents" / f"{folder.name}.json")
     manifest = read_manifest(Path(job.nets))
-    nets = {role: manifest[role]["sha256"] for role in NETS if role in manifest}
+    nets = {role: [manifest[role]["sha256"], manifest[role].get("centre")] for role in NETS if role in manifest}
     stage1 = Path(job.stage1) if job.stage1 else None
     return job.task, job.model, job.config, job.seed, data, nets, stage1, code("pipeline.train")
 
@@ -259,13 +259,16 @@ def make_trainer(job: TrainJob, device: Any = "cpu") -> Trainer:
 def load_nets(job: TrainJob) -> LossNets:
     """The frozen nets that the job's losses need, from `data/weights`."""
     folder, weights = Path(job.nets), job.config.weights
-    files = {role: folder / entry["file"] for role, entry in read_manifest(folder).items()}
+    manifest = read_manifest(folder)
     contextual = bool(weights.contextual)
-    perceptual = weights.perceptual or (contextual and "contextual" not in files)
+    perceptual = weights.perceptual or (contextual and "contextual" not in manifest)
+    needed = [role for role, needs in (("recogniser", weights.identity), ("perceptual", perceptual)) if needs]
+    files = {r: folder / entry["file"] for r, entry in read_manifest(folder, needed, f"train_{job.task}").items()}
+    centre = manifest.get("recogniser", {}).get("centre")
     return LossNets(
-        recogniser=load_recogniser(files["recogniser"]) if weights.identity else None,
+        recogniser=load_recogniser(files["recogniser"], centre) if weights.identity else None,
         perceptual=load_perceptual(files["perceptual"]) if perceptual else None,
-        channels=load_lpips_weights(files["lpips"]) if weights.perceptual and "lpips" in files else None,
+        channels=load_lpips_weights(files["lpips"]) if weights.perceptual and _is_vgg16(files) else None,
         contextual=load_perceptual(files["contextual"]) if contextual and "contextual" in files else None,
     )
 
@@ -284,6 +287,11 @@ def check_contextual_maps(job: TrainJob) -> None:
                 f"train_{job.task}.contextual_maps: {list(job.config.contextual_maps)}, but the net has {count} maps, "
                 f"0 to {count - 1}"
             )
+
+
+def _is_vgg16(files: dict[str, Path]) -> bool:
+    """Whether the perceptual net is the one that LPIPS's weights were learnt for, and they are there."""
+    return "lpips" in files and files["perceptual"].name.startswith("vgg16")
 
 
 def open_data(job: TrainJob, split: str) -> ClipDataset | PairDataset:

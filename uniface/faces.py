@@ -99,6 +99,13 @@ class Faces:
             for row, points in zip(found, landmarks, strict=True)
         ]
 
+    @staticmethod
+    def align(image: np.ndarray, landmarks: np.ndarray, size: int = 112) -> np.ndarray:
+        """The face with these landmarks (5, 2) as ArcFace wants it: uint8 (size, size, 3), turned and scaled."""
+        from insightface.utils.face_align import norm_crop
+
+        return norm_crop(image, np.asarray(landmarks, np.float32), size)
+
     def embed(self, image: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
         """The L2-normalised identity vector (D,) of the face with these landmarks (5, 2) in a uint8 RGB image."""
         from insightface.app.common import Face

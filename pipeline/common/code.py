@@ -25,6 +25,7 @@ NEUTRAL = (
     "pipeline.tracking.runs",
     "pipeline.tracking.store",
     "pipeline.tracking.watch",
+    "pipeline.videos.look",  # what `pipeline.crop look` prints
     "uniface.files",
 )
 """Modules that cannot change a result: none of them, and nothing that only they import, is among the dependencies."""

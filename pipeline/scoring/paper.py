@@ -50,6 +50,7 @@ def _not_comparable(metric: str, task: str, report: dict, params: Params) -> str
     source = (params.pairs if task == "swapping" else params.download).source
     reasons = [
         f"stand-in network ({network['network']})" if network["stand_in"] else "",
+        f"another network ({network['network']})" if network["source"] in ("packages", "yours") else "",
         "the sample's data" if source == "sample" else "",
         f"{params.image_size} px, not 256" if params.image_size != 256 else "",
         "the paper swaps on FaceForensics++" if task == "swapping" else "",

@@ -130,16 +130,24 @@ def merged(tracks: Iterable[Track]) -> list[tuple[int, int]]:
 
 def _whole(path: Path, info: codec.Info, settings: CropParams, detector: Detector) -> list[Clip]:
     """A video without annotations: the largest face, followed by overlap until it is lost."""
+    boxes, broken = tracked(path, None, info, settings, detector)
+    # the length is what was seen; the header's counts only where the video stops a second or more before it
+    stopped = broken or len(boxes) + fomm.FPS < info.ticks
+    track = Track(WHOLE, 0, np.zeros((max(len(boxes), info.ticks) if stopped else len(boxes), 4)))
+    return _chunks(track, boxes, info, settings, broken)
+
+
+def tracked(
+    path: Path, spans: list[tuple[int, int]] | None, info: codec.Info, settings: CropParams, detector: Detector
+) -> tuple[list[fomm.Box], str | None]:
+    """A box for each frame of the largest face, followed by overlap, and what broke the video off, if anything did."""
     boxes: list[fomm.Box] = []
-    broken = None
     try:
-        for _, seen in _detections(path, None, info, settings, detector):
+        for _, seen in _detections(path, spans, info, settings, detector):
             boxes.append(_follow(boxes[-1] if boxes else fomm.MISS, seen, settings.iou_with_initial))
     except codec.VideoError as error:
-        broken = str(error)
-    expected = max(len(boxes), info.ticks)
-    track = Track(WHOLE, 0, np.zeros((expected, 4)))
-    return _chunks(track, boxes, info, settings, broken)
+        return boxes, str(error)
+    return boxes, None
 
 
 def _follow(before: fomm.Box, seen: list[fomm.Box], threshold: float) -> fomm.Box:
@@ -159,7 +167,7 @@ def _detections(
     last, boxes = None, []
     for tick, frame in codec.ticks(path, spans):
         if frame is not last:
-            image = codec.rgb(frame, settings.detect_height)
+            image = codec.rgb(frame, settings.detect_height, info.aspect)
             scale = np.array([info.width / image.shape[1], info.height / image.shape[0]] * 2)
             boxes = [tuple((face.box * scale).tolist()) for face in detector.detect(image)]
             last = frame
@@ -225,13 +233,12 @@ def _cut(path: Path, planned: list[Clip], info: codec.Info, image_size: int, set
         last, image = None, None
         for tick, frame in codec.ticks(path, [(clip.start, clip.end) for clip in kept.values()]):
             if frame is not last:
-                last, image = frame, codec.rgb(frame)
+                last, image = frame, codec.rgb(frame, aspect=info.aspect)
             for index, clip in kept.items():
                 if clip.start <= tick < clip.end:
                     if index not in encoders:
                         encoders[index] = codec.Encoder(image_size, settings.gop, settings.crf)
-                    left, top, right, bottom = clip.box
-                    encoders[index].add(resize(image[top:bottom, left:right], (image_size, image_size)))
+                    encoders[index].add(resize(cut_out(image, clip.box), (image_size, image_size)))
             for index in [index for index in encoders if kept[index].end == tick + 1]:
                 done[index] = replace(kept[index], video=encoders.pop(index).finish())
     except codec.VideoError as error:
@@ -241,6 +248,16 @@ def _cut(path: Path, planned: list[Clip], info: codec.Info, image_size: int, set
             yield _incomplete(clip, encoders.get(index), info, settings, broken)
         else:
             yield done.get(index, clip)
+
+
+def cut_out(image: np.ndarray, box: fomm.Box) -> np.ndarray:
+    """The box's part of an image (H, W, 3); what lies outside the image mirrors what is inside."""
+    left, top, right, bottom = (int(side) for side in box)
+    before_x, before_y, after_x, after_y = fomm.lacking(box, image.shape[:2])
+    inside = image[max(0, top) : bottom, max(0, left) : right]
+    if not (before_x or before_y or after_x or after_y):
+        return inside
+    return np.pad(inside, ((before_y, after_y), (before_x, after_x), (0, 0)), mode="reflect")
 
 
 def _incomplete(
@@ -272,7 +289,8 @@ def _recut(file: Path, image_size: int, settings: CropParams) -> list[Clip]:
         whole = Clip(utterance, first_number, 0, 0, "kept", None, box, info.width, info.height)
         for _, frame in codec.ticks(file, as_stored=True):
             encoder = encoder or codec.Encoder(image_size, settings.gop, settings.crf)
-            encoder.add(resize(codec.rgb(frame)[top : top + side, left : left + side], (image_size, image_size)))
+            image = codec.rgb(frame, aspect=info.aspect)[top : top + side, left : left + side]
+            encoder.add(resize(image, (image_size, image_size)))
             if encoder.frames == settings.max_frames:
                 found.append(_piece(whole, found, start, encoder, settings))
                 start, encoder = start + encoder.frames, None

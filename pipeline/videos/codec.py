@@ -25,12 +25,16 @@ _LATE = 1e-3
 
 @dataclass(frozen=True)
 class Info:
-    """What a container says: size in pixels as shown (after its rotation), frames per second, number of frames."""
+    """What a container says: size in square pixels as shown, after its rotation; frames per second, number of frames.
+
+    `aspect` is the width of a stored pixel over its height.
+    """
 
     width: int
     height: int
     fps: float
     frames: int
+    aspect: float = 1.0
 
     @property
     def ticks(self) -> int:
@@ -51,8 +55,15 @@ def probe(path: str | Path) -> Info:
         stream = container.streams.video[0]
         frame = _first_frame(container, path)
         turned = abs(frame.rotation) % 180 == 90
-        width, height = (frame.height, frame.width) if turned else (frame.width, frame.height)
-        return Info(width, height, float(_rate(stream)), _length(container, stream))
+        aspect = float(stream.sample_aspect_ratio or 1)
+        wide, tall = squared(frame, aspect)
+        width, height = (tall, wide) if turned else (wide, tall)
+        return Info(width, height, float(_rate(stream)), _length(container, stream), aspect)
+
+
+def squared(frame: av.VideoFrame, aspect: float) -> tuple[int, int]:
+    """Width and height of a stored frame once its pixels are square, by enlarging: no detail is lost."""
+    return round(frame.width * max(1.0, aspect)), round(frame.height * max(1.0, 1 / aspect))
 
 
 def reaches_end(path: str | Path) -> bool:
@@ -102,20 +113,26 @@ def _rate(stream: av.video.stream.VideoStream) -> Fraction:
 
 
 def _length(container: av.container.InputContainer, stream: av.video.stream.VideoStream) -> int:
+    if stream.duration:  # what is shown: the number of frames counts those that an edit list hides
+        return round(stream.duration * stream.time_base * _rate(stream))
     if stream.frames:
         return stream.frames
-    if stream.duration:
-        return round(stream.duration * stream.time_base * _rate(stream))
     return round((container.duration or 0) / av.time_base * _rate(stream))
 
 
-def rgb(frame: av.VideoFrame, height: int | None = None) -> np.ndarray:
-    """A decoded frame as uint8 RGB (H, W, 3), upright; any pixel format and depth; at most `height` rows if given."""
+def rgb(frame: av.VideoFrame, height: int | None = None, aspect: float = 1.0) -> np.ndarray:
+    """A decoded frame as uint8 RGB (H, W, 3), upright; any pixel format and depth; at most `height` rows if given.
+
+    `aspect` is that of its stored pixels (see `Info`); in the picture they are square.
+    """
     turns = round(frame.rotation / 90) % 4  # counterclockwise
-    rows = frame.width if turns % 2 else frame.height
+    width, tall = squared(frame, aspect)
+    rows = width if turns % 2 else tall
     if height is not None and rows > height:
-        width, tall = (max(1, round(side * height / rows)) for side in (frame.width, frame.height))
+        width, tall = (max(1, round(side * height / rows)) for side in (width, tall))
         frame = frame.reformat(width, tall, "rgb24", interpolation="AREA")
+    elif (width, tall) != (frame.width, frame.height):
+        frame = frame.reformat(width, tall, "rgb24", interpolation="BICUBIC")
     picture = frame.to_ndarray(format="rgb24")
     return np.ascontiguousarray(np.rot90(picture, turns)) if turns else picture
 

@@ -16,6 +16,7 @@ from uniface.use.crops import enlarge
 FPS = 25
 """Frame numbers of VoxCeleb's annotations count at this rate, whatever the rate of the video."""
 
+SIDES = ("left", "top", "right", "bottom")
 Box = tuple[float, float, float, float]
 MISS: Box = (0.0, 0.0, 0.0, 0.0)
 
@@ -29,6 +30,7 @@ class Settings(Protocol):
     iou_with_initial: float
     increase: float
     max_gap: int
+    border: str  # reject (FOMM) or pad
 
 
 @dataclass(frozen=True)
@@ -143,9 +145,18 @@ def verdict(
     if max(sides) < settings.min_size or min(sides) <= 0:
         return "small", f"{max(sides):.0f} pixels, {settings.min_size} needed", None
     box = enlarge(around, settings.increase)
-    if box[0] < 0 or box[1] < 0 or box[2] > size[1] or box[3] > size[0]:
-        return "at_border", f"the square {box} leaves the {size[1]}x{size[0]} picture", None
+    beyond = lacking(box, size)
+    if any(beyond) and settings.border == "reject":
+        where = ", ".join(f"{pixels} {side}" for pixels, side in zip(beyond, SIDES, strict=True) if pixels)
+        reason = f"the square {box} leaves the {size[1]}x{size[0]} picture, by pixels: {where}"
+        return "at_border", reason, None
     return "kept", None, box
+
+
+def lacking(box: Box, size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """How many pixels a box reaches beyond each side of a (height, width) picture, in the order of `SIDES`."""
+    left, top, right, bottom = (int(side) for side in box)
+    return max(0, -left), max(0, -top), max(0, right - size[1]), max(0, bottom - size[0])
 
 
 def seconds_to_frame(seconds: float) -> int:

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import time
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -22,6 +23,7 @@ from pipeline.videos import clips, fomm
 from pipeline.videos.annotations import Annotations, Crop, read_metadata
 from pipeline.videos.clips import VideoJob, crop_video
 from pipeline.videos.codec import Encoder
+from pipeline.videos.look import look
 from uniface.data import read_frames
 from uniface.tables import read_table
 
@@ -32,6 +34,7 @@ PARAMS = CropParams(
     iou_with_initial=0.25,
     increase=0.1,
     max_gap=0,
+    border="reject",
     detect_height=120,
     gop=8,
     crf=16,
@@ -235,6 +238,77 @@ def test_rotated_ten_bit_and_odd_sized(tmp_path):
     odd = face_video(tmp_path / "o.mp4", 30, size=(121, 161), pix_fmt="yuv444p")
     (clip,) = run(odd, texts)
     assert clip.status == "kept" and (clip.width, clip.height) == (161, 121)
+
+
+def with_hidden_frames(path, video, frames=3):
+    """A lossless cut: the first frames are stored and an edit list hides them."""
+    with av.open(str(video)) as source, av.open(str(path), "w", options={"avoid_negative_ts": "disabled"}) as target:
+        stored = source.streams.video[0]
+        copy = target.add_stream_from_template(stored)
+        earlier = int(frames / 25 / stored.time_base)
+        for packet in source.demux(stored):
+            if packet.dts is not None:
+                packet.pts, packet.dts, packet.stream = packet.pts - earlier, packet.dts - earlier, copy
+                target.mux(packet)
+    return path
+
+
+def test_a_video_of_ones_own_is_as_long_as_what_is_seen(tmp_path):
+    """Frames behind an edit list, and a variable rate, leave no piece over; no annotation is talked of."""
+    cut = with_hidden_frames(tmp_path / "cut.mp4", face_video(tmp_path / "whole.mp4", 98))
+    assert summary(run(cut)) == [(clips.WHOLE, 0, 0, 95, "kept")]
+    times = [k + k // 7 for k in range(80)]
+    variable = face_video(tmp_path / "variable.mp4", 80, times=times)
+    (clip,) = run(variable)
+    assert clip.status == "kept" and times[-1] < clip.end <= times[-1] + 2
+    (short,) = run(face_video(tmp_path / "short.mp4", 12))
+    assert short.status == "short" and "annotation" not in short.reason
+
+
+def test_pixels_that_are_not_square_are_made_square(tmp_path):
+    path = tmp_path / "anamorphic.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 120, 120, "yuv420p"
+        stream.codec_context.sample_aspect_ratio = Fraction(4, 3)
+        for k in range(30):  # 36 of 160 shown pixels wide, 48 high
+            frame = av.VideoFrame.from_ndarray(picture((120, 120), (36, 30, 72, 78)), format="rgb24")
+            frame.pts = k
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    (clip,) = run(path)
+    assert (clip.width, clip.height, clip.status) == (160, 120, "kept")
+    left, top, right, bottom = clip.box
+    assert abs((right - left) - (bottom - top)) <= 1 and abs((left + right) / 2 - 72) <= 1.5
+    green = (np.abs(read_frames(clip.video, [0])[0].astype(int) - GREEN) < 60).all(2)
+    assert abs(np.ptp(np.nonzero(green)[0]) - np.ptp(np.nonzero(green)[1])) <= 2  # a square on show
+
+
+def test_a_square_beyond_the_border_is_told_by_how_much_and_can_be_mirrored(tmp_path):
+    video = face_video(tmp_path / "v.mp4", 30, box=(2, 30, 50, 78))
+    reason = only_reason(run(video), "at_border")
+    assert "by pixels: 2 left" in reason
+    (clip,) = run(video, border="pad")
+    assert clip.status == "kept" and clip.box[0] == -2
+    image = np.arange(4 * 5 * 3, dtype=np.uint8).reshape(4, 5, 3)
+    found = clips.cut_out(image, (-2, 1, 3, 6))
+    assert found.shape == (5, 5, 3) and np.array_equal(found[:3, 2:], image[1:, :3])
+    assert np.array_equal(found[:3, 1], image[1:, 1]) and np.array_equal(found[3, 2:], image[2, :3])
+
+
+def test_a_first_look_at_a_folder_says_how_many_clips_and_why_not_more(tmp_path):
+    face_video(tmp_path / "anna/a.mp4", 60)
+    face_video(tmp_path / "bert/b.mp4", 60, box=(2, 30, 50, 78))
+    face_video(tmp_path / "carl/c.mp4", 12)
+    (tmp_path / "carl/broken.mp4").write_bytes(b"no")
+    lines = look(tmp_path, PARAMS, GreenDetector()).lines()
+    assert lines[:2] == ["looked at 3 of 4 videos, 0.1 of 0.1 minutes", "kept: 1 clips of 1 persons, 2 s"]
+    told = "\n".join(lines[2:])
+    assert "at_border: 1, such as b.mp4 at 0 s: the square" in told and "short: 1, such as c.mp4 at 0 s: 12" in told
+    assert "corrupt: 1, such as broken.mp4: not a video" in told
+    assert look(tmp_path, PARAMS, GreenDetector(), seconds=0).looked_at == 1
+    with pytest.raises(FileNotFoundError, match="holds no videos"):
+        look(tmp_path / "nowhere", PARAMS, GreenDetector())
 
 
 def test_annotations_that_are_too_long_wrong_or_elsewhere(tmp_path):

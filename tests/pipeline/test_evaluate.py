@@ -231,9 +231,42 @@ def test_without_truth_there_are_no_numbers_that_need_it(scorer):
 
 def test_the_judge_is_believed_only_if_it_sees_the_source_in_exact_swaps():
     row = {"csim": torch.tensor([0.9, 0.8, 0.9]), "csim_target": torch.tensor([0.1, 0.2, 0.3])}
-    assert evaluate._judge_check(row) == {"margin": pytest.approx(0.66667), "right_share": 1, "passed": True}
+    row |= {f"{name}_fixed_crop": values.clone() for name, values in row.items()}
+    seen = {"margin": pytest.approx(0.66667), "right_share": 1, "passed": True}
+    assert evaluate._judge_check(row) == seen | {"fixed_crop": seen}
     row["csim"][0] = 0.0
-    assert not evaluate._judge_check(row)["passed"]
+    check = evaluate._judge_check(row)
+    assert not check["passed"] and check["fixed_crop"]["passed"]
+
+
+def test_an_output_without_a_face_is_like_nobody_and_counted(nets, monkeypatch):
+    scorer, pairs = Scorer(nets, 3, CPU), _pairs()
+    source = scorer.know(pairs.source)
+    seen = scorer.judged(source, source, source, pairs)
+    assert seen["no_face"].sum() == 0 and seen["csim"].min() > 0.999
+    find = scorer.align._faces.detect
+    dark = lambda picture: [] if picture.max() == 0 else find(picture)  # noqa: E731
+    monkeypatch.setattr(scorer.align._faces, "detect", dark)
+    pictures = pairs.source.copy()
+    pictures[0] = 0
+    row = scorer.judged(scorer.know(pictures), source, source, pairs)
+    assert row["no_face"].tolist() == [1.0] + [0.0] * (len(pictures) - 1)
+    assert row["csim"][0] == row["csim_target"][0] == row["id_retrieval"][0] == 0 and row["csim"][1] > 0.999
+    assert row["csim_fixed_crop"][0] != 0
+
+
+def test_distances_are_called_by_the_net_that_gave_them(nets, tmp_path):
+    folder = tmp_path / "weights"
+    shutil.copytree(nets, folder)
+    manifest = json.loads((folder / "weights.json").read_text())
+    manifest["perceptual"] |= {"stand_in": False, "source": "packages", "metric": "efficientnet_lite0"}
+    manifest["judge"]["centre"] = [0.1] * 16
+    (folder / "weights.json").write_text(json.dumps(manifest))
+    scorer, pairs = Scorer(folder, 3, CPU), _pairs()
+    assert "perceptual_efficientnet_lite0" in scorer.compare(pairs.source, pairs.truth)
+    assert scorer.frechet == "frechet_perceptual_efficientnet_lite0"
+    plain = Scorer(nets, 3, CPU).know(pairs.source)
+    assert not torch.allclose(scorer.know(pairs.source).judge, plain.judge)  # the centre is subtracted
 
 
 def test_stand_ins_never_give_a_number_the_papers_name(scorer):
@@ -261,7 +294,7 @@ def test_real_networks_give_lpips_its_name_and_value(nets, tmp_path):
     lin = Path(find_spec("lpips").submodule_search_locations[0]) / "weights/v0.1/vgg.pth"
     shutil.copy(lin, folder / "lpips_vgg.pth")
     manifest = json.loads((folder / "weights.json").read_text())
-    manifest["perceptual"] |= {"file": "vgg16.pth", "name": "VGG16", "stand_in": False}
+    manifest["perceptual"] |= {"file": "vgg16.pth", "name": "VGG16", "source": "internet", "stand_in": False}
     manifest["lpips"] = manifest["perceptual"] | {"file": "lpips_vgg.pth"}
     del manifest["regressor"]
     (folder / "weights.json").write_text(json.dumps(manifest))
@@ -275,7 +308,7 @@ def test_real_networks_give_lpips_its_name_and_value(nets, tmp_path):
     both = [torch.from_numpy(x).permute(0, 3, 1, 2) / 127.5 - 1 for x in (pairs.source, pairs.truth)]
     assert found == pytest.approx(reference(*both).mean().item(), rel=1e-4)
     assert len(skeleton) == len(vgg)
-    assert scorer.networks()["lpips"] == {"network": "VGG16", "stand_in": False}
+    assert scorer.networks()["lpips"] == {"network": "VGG16", "stand_in": False, "source": "internet"}
     assert "ape" not in scorer.networks()
 
 

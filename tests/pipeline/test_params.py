@@ -156,9 +156,11 @@ def test_home_is_what_the_tilde_means(values, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "cookies.txt").write_text("")
     values["download"]["cookies"], values["pairs"]["evaluation_pairs"] = "~/cookies.txt", "~/list.csv"
-    values["compute"]["storage"], values["weights"]["regressor"] = "~/runs", "~/d3dfr.onnx"
+    values["compute"]["storage"] = "~/runs"
+    values["weights"]["roles"] = {"regressor": {"file": "~/d3dfr.onnx", "sha256": "0" * 64}}
     found = params.load(write(values, tmp_path))
-    paths = found.download.cookies, found.pairs.evaluation_pairs, found.compute.storage, found.weights.regressor
+    regressor = found.weights.roles["regressor"].file
+    paths = found.download.cookies, found.pairs.evaluation_pairs, found.compute.storage, regressor
     assert paths == tuple(str(tmp_path / name) for name in ("cookies.txt", "list.csv", "runs", "d3dfr.onnx"))
     values["pairs"]["path"] = "~/pictures"
     with pytest.raises(ValueError, match=rf"pairs.path: '~/pictures': .*: write {tmp_path}/pictures"):

@@ -13,15 +13,16 @@ import pytest
 
 from pipeline import weights as stage
 from pipeline.common.files import sha256
-from pipeline.common.nets import read_manifest
+from pipeline.common.nets import OFFERS, read_manifest
 from pipeline.common.places import Places
-from pipeline.params import WeightsParams, load
-from pipeline.weights import INTERNET, SAMPLE, Weight, download
+from pipeline.nets import fetch as fetching
+from pipeline.nets.catalogue import INTERNET, PACKAGES, SAMPLE, Weight
+from pipeline.nets.fetch import download
+from pipeline.params import RoleParams, WeightsParams, load
 
 BODY = bytes(range(256)) * 40
 SHA = hashlib.sha256(BODY).hexdigest()
-OFFLINE = WeightsParams(source="sample", regressor="", regressor_sha256="")
-ONLINE = WeightsParams(source="internet", regressor="", regressor_sha256="")
+OFFLINE, ONLINE = WeightsParams("sample", {}), WeightsParams("internet", {})
 PARAMS = load(Path(__file__).resolve().parents[2] / "params.yaml")
 
 
@@ -73,7 +74,7 @@ def site():
 
 
 def test_download_goes_on_where_the_connection_broke(site, tmp_path, monkeypatch):
-    monkeypatch.setattr(stage, "BLOCK", 512)  # the last, broken block is asked for again
+    monkeypatch.setattr(fetching, "BLOCK", 512)  # the last, broken block is asked for again
     site.files["/net.bin"], site.breaks = BODY, 2
     assert download(f"{site.url}/net.bin", SHA, tmp_path, pause_s=0).read_bytes() == BODY
     half = len(BODY) // 2
@@ -144,6 +145,7 @@ def test_internet_source_fetches_files_zip_members_and_packaged_files(site, tmp_
         "sha256": SHA,
         "licence": "free",
         "url": judge.url,
+        "source": "internet",
         "stand_in": False,
     }
     assert manifest["lpips"]["sha256"] == lpips.sha256
@@ -161,16 +163,57 @@ def test_a_zip_without_the_right_member_is_refused(site, tmp_path, members, mess
     assert not (tmp_path / "data/weights").exists()
 
 
-def test_a_regressor_of_your_own_needs_its_checksum(tmp_path):
+def _own(file, sha=SHA, **more) -> RoleParams:
+    return RoleParams(file=str(file), sha256=sha, **more)
+
+
+def test_a_file_of_your_own_for_a_role_is_checked_and_named(tmp_path):
     (tmp_path / "mine.onnx").write_bytes(BODY)
-    own = WeightsParams(source="internet", regressor=str(tmp_path / "mine.onnx"), regressor_sha256=SHA)
+    own = WeightsParams("internet", {"regressor": _own(tmp_path / "mine.onnx", self_test=False)})
     manifest = fetch(tmp_path, own, ())
-    assert manifest["regressor"]["stand_in"] is False
+    assert manifest["regressor"]["source"] == "yours" and manifest["regressor"]["name"] == "mine (yours)"
     assert (tmp_path / "data/weights/regressor.onnx").read_bytes() == BODY
-    with pytest.raises(ValueError, match=r"weights\.regressor_sha256"):
-        fetch(tmp_path, WeightsParams("internet", "mine.onnx", ""), ())
-    with pytest.raises(FileNotFoundError, match="gone"):
-        fetch(tmp_path, WeightsParams("internet", "gone.onnx", SHA), ())
+    with pytest.raises(ValueError, match=r"mine\.onnx is not what was expected: sha256"):
+        fetch(tmp_path, WeightsParams("internet", {"judge": _own(tmp_path / "mine.onnx", "0" * 64)}), ())
+    with pytest.raises(FileNotFoundError, match=r"gone\.onnx for the judge \(weights\.roles\.judge\.file\)"):
+        fetch(tmp_path, WeightsParams("internet", {"judge": _own("gone.onnx")}), ())
+    with pytest.raises(ValueError, match=r"weights\.roles\.judge\): it is not an ONNX file"):
+        fetch(tmp_path, WeightsParams("internet", {"judge": _own(tmp_path / "mine.onnx")}), ())
+    with pytest.raises(ValueError, match="can only be chosen for an ONNX file"):
+        fetch(tmp_path, WeightsParams("internet", {"lpips": _own("mine.pth", channels="bgr")}), ())
+
+
+def test_sources_mix_role_by_role(tmp_path):
+    mixed = WeightsParams("internet", {"judge": RoleParams("sample"), "detector": RoleParams("sample")})
+    manifest = fetch(tmp_path, mixed, ())
+    assert {role: entry["source"] for role, entry in manifest.items()} == {"judge": "sample", "detector": "sample"}
+    assert manifest["judge"]["report"]["right_share"] >= 0.95
+    with pytest.raises(ValueError, match=r"roles\.lpips: the source sample has none; internet would"):
+        fetch(tmp_path, WeightsParams("sample", {"lpips": RoleParams("sample")}))
+
+
+def test_a_stage_that_misses_a_net_says_what_it_needs_and_the_choices(tmp_path):
+    fetch(tmp_path, OFFLINE)
+    with pytest.raises(ValueError) as error:
+        read_manifest(tmp_path / "data/weights", ("judge", "inception"), "evaluate")
+    assert "evaluate needs the networks judge, inception" in str(error.value)
+    assert "has no inception. Choose inception from internet, or a file of yours" in str(error.value)
+    sources = {"sample": SAMPLE, "packages": PACKAGES, "internet": INTERNET}
+    for source, catalogue in sources.items():
+        assert [one if isinstance(one, str) else one.role for one in catalogue] == list(OFFERS[source])
+
+
+def test_wrong_roles_in_params_are_named(tmp_path):
+    text = (Path(__file__).resolve().parents[2] / "params.yaml").read_text()
+    wrong = "{judge: {source: sample, file: a.onnx}, detector: {file: b.onnx}, lpips: {source: internet, mean: 3.0}}"
+    (tmp_path / "params.yaml").write_text(text.replace("  roles: {}", f"  roles: {wrong}"))
+    with pytest.raises(ValueError) as error:
+        load(tmp_path / "params.yaml")
+    assert str(error.value).splitlines()[1:] == [
+        "  weights.roles.judge: give either a source or a file",
+        "  weights.roles.detector.sha256: missing (sha256sum b.onnx)",
+        "  weights.roles.lpips: a source says all about its networks; the other keys belong to a file",
+    ]
 
 
 def test_sample_source_copies_the_shipped_nets_with_their_report(tmp_path):

@@ -38,12 +38,32 @@ class Maps(nn.Module):
         return fine, self.second(fine)
 
 
+class Middle(nn.Module):
+    """SCRFD's nine outputs, with one face of 3/4 of the picture in its middle, whatever it shows."""
+
+    def forward(self, x):
+        shape = torch.tensor([[38.3, 51.7, 73.5, 51.5, 56.0, 71.7, 41.5, 92.4, 70.7, 92.2]]) / 56 - 1  # ArcFace's crop
+        scores, boxes, points = [], [], []
+        for stride in (8, 16, 32):
+            cells = torch.zeros_like(x[0, 0, ::stride, ::stride])  # (h, w)
+            rows, columns = torch.ones_like(cells).cumsum(0) - 1, torch.ones_like(cells).cumsum(1) - 1
+            height, width = rows.max() + 1, columns.max() + 1
+            middle = (rows == (height / 2).floor()) & (columns == (width / 2).floor())
+            scores.append(torch.stack([middle.float() * (0.9 if stride == 8 else 0.0), cells], 2).reshape(-1, 1))
+            reach = (height * 3 / 8).reshape(1, 1)
+            boxes.append((torch.zeros_like(scores[-1]) + reach).repeat(1, 4))
+            points.append(torch.zeros_like(scores[-1]) + shape * reach)
+        return *scores, *boxes, *points
+
+
 def write_nets(folder: Path) -> Path:
-    """A weights folder without a detector: judge, recogniser, perceptual and regressor."""
+    """A weights folder with a net for each role: detector, judge, recogniser, perceptual and regressor."""
     import onnx
 
     (folder / "faces").mkdir(parents=True)
+    nine = [f"{kind}{stride}" for kind in ("score", "box", "points") for stride in (8, 16, 32)]
     made = {
+        "detector": ("faces/detector.onnx", Middle(), 64, nine),
         "recogniser": ("faces/recogniser.onnx", Embedding(16, 1), 112, ["embedding"]),
         "judge": ("judge.onnx", Embedding(16, 2), 112, ["embedding"]),
         "perceptual": ("perceptual.onnx", Maps(), 32, ["fine", "coarse"]),
@@ -54,6 +74,9 @@ def write_nets(folder: Path) -> Path:
         image = torch.zeros(1, 3, size, size)
         net.eval()(image)  # sizes the lazy layer
         axes = {0: "b"} if role != "perceptual" else {0: "b", 2: "h", 3: "w"}
+        free = {name: axes for name in ("input", *outputs)}
+        if role == "detector":
+            free = {"input": {2: "h", 3: "w"}}
         torch.onnx.export(
             net,
             image,
@@ -62,7 +85,7 @@ def write_nets(folder: Path) -> Path:
             opset_version=13,
             input_names=["input"],
             output_names=outputs,
-            dynamic_axes={name: axes for name in ("input", *outputs)},
+            dynamic_axes=free,
         )
         if role == "regressor":
             model = onnx.load(folder / file)
@@ -75,6 +98,7 @@ def write_nets(folder: Path) -> Path:
             "sha256": sha256(folder / file),
             "licence": "MIT",
             "url": "none",
+            "source": "sample",
             "stand_in": True,
             "report": {"r2": R2} if role == "regressor" else {},
         }

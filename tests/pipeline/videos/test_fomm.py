@@ -21,6 +21,7 @@ class Settings:
     max_frames: int = 1024
     min_size: int = 256
     max_gap: int = 0
+    border: str = "reject"
 
 
 def boxes_of(case: dict) -> list:
@@ -73,6 +74,7 @@ def test_every_rejection_has_its_status():
     assert statuses([FACE] * 63) == [("short", 0, 63)]
     assert statuses([(400.0, 200.0, 500.0, 300.0)] * 64) == [("small", 0, 64)]
     assert statuses([(0.0, 200.0, 300.0, 500.0)] * 64) == [("at_border", 0, 64)]
+    assert statuses([(0.0, 200.0, 300.0, 500.0)] * 64, border="pad") == [("kept", 0, 64)]
     assert statuses([fomm.MISS] * 64) == [("no_face", 0, 64)]
     assert statuses([]) == []
 

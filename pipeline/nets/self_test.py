@@ -1,0 +1,115 @@
+"""What a network has to do on a photograph before it is used: scikit-image's astronaut, which is in the public domain.
+
+A detector is surer of her and of her mirror image when red is red: by .01 (CenterFace) to .04 (the sample's). The
+difference is small, but the picture is always the same one. A recogniser does not tell: dlib's finds 36 faces and their
+mirror images more alike with red and blue exchanged in 28 % of cases, hers too. So it only has to find her mirror image
+more like her than a piece of the picture without a face.
+"""
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.nets.catalogue import Weight
+
+BOX = np.array([182.0, 58.0, 270.0, 178.0])  # of her face, by CenterFace
+LANDMARKS = np.array([[203.2, 101.7], [247.0, 104.5], [223.3, 125.1], [203.4, 142.3], [241.3, 144.4]])
+_MIRRORED = [1, 0, 2, 4, 3]  # landmarks by their place in the picture, left first
+MIN_IOU = 0.5
+MARGIN = 0.004  # differences below this say nothing
+ELSEWHERE = np.array([20.0, 190.0])  # from her face to her suit
+
+
+def try_out(weight: Weight, path: Path) -> None:
+    """Load the network in `path` for its role and try it. Raises ValueError, saying what it did wrong."""
+    from uniface import backbones
+
+    tests = {
+        "detector": lambda: _detector(path),
+        "recogniser": lambda: _recogniser(weight, path),
+        "judge": lambda: _recogniser(weight, path),
+        "perceptual": lambda: _maps(path),
+        "contextual": lambda: _maps(path),
+        "lpips": lambda: backbones.load_lpips_weights(path),
+        "inception": lambda: backbones.load_inception(path),
+        "regressor": lambda: backbones.load_regressor(path),
+    }
+    try:
+        tests[weight.role]()
+    except (ValueError, KeyError, TypeError, RuntimeError, NotImplementedError) as error:
+        reason = str(error).replace(str(path), "it").splitlines()[0]
+        raise ValueError(f"{weight.url} does not do as {weight.role} (weights.roles.{weight.role}): {reason}") from None
+
+
+def astronaut() -> tuple[np.ndarray, np.ndarray]:
+    """The photograph and its mirror image, uint8 RGB (512, 512, 3)."""
+    from skimage.data import astronaut
+
+    picture = astronaut()
+    return picture, np.ascontiguousarray(picture[:, ::-1])
+
+
+def _detector(path: Path) -> None:
+    from uniface.faces import Detection, Faces
+
+    with tempfile.TemporaryDirectory() as folder:  # insightface takes all networks of a folder
+        (Path(folder) / "detector.onnx").write_bytes(path.read_bytes())
+        faces = Faces(folder, recognise=False)
+
+    def surest(picture: np.ndarray) -> Detection | None:
+        found = faces.detect(np.ascontiguousarray(picture))
+        return found[0] if found else None
+
+    pictures = astronaut()
+    right = [surest(picture) for picture in pictures]
+    if right[0] is None or _iou(right[0].box, BOX) < MIN_IOU:
+        where = "nowhere" if right[0] is None else f"at {right[0].box.round().tolist()}"
+        raise ValueError(f"it sees the astronaut's face {where}, not at {BOX.tolist()}: are mean and scale right?")
+    wrong = [surest(picture[..., ::-1]) for picture in pictures]
+    ours, other = (float(np.mean([one.score if one else 0.0 for one in found])) for found in (right, wrong))
+    if other > ours + MARGIN:
+        raise ValueError(
+            f"it is surer of the astronaut with red and blue exchanged ({other:.3f}) than so ({ours:.3f}): choose the"
+            " other `channels`, or `self_test: false` if you are sure"
+        )
+
+
+def _recogniser(weight: Weight, path: Path) -> None:
+    import torch
+
+    from uniface.backbones import load_recogniser
+    from uniface.faces import Faces
+    from uniface.images import to_tensor
+
+    net = load_recogniser(path, weight.centre and weight.read_centre())
+    picture, mirror = astronaut()
+    mirrored = np.stack([picture.shape[1] - 1 - LANDMARKS[:, 0], LANDMARKS[:, 1]], 1)[_MIRRORED]
+    elsewhere = LANDMARKS + ELSEWHERE
+    crops = [Faces.align(image, at) for image, at in ((picture, LANDMARKS), (mirror, mirrored), (picture, elsewhere))]
+    with torch.no_grad():
+        vectors = net.of_crops(to_tensor(np.stack(crops)))
+    if vectors.ndim != 2 or not torch.isfinite(vectors).all():
+        raise ValueError("its embedding of the astronaut is no vector of numbers")
+    alike, unlike = (float(vectors[0] @ other) for other in vectors[1:])
+    if alike < unlike + MARGIN:
+        raise ValueError(
+            f"it finds the astronaut's mirror image ({alike:.3f}) hardly more like her than her suit ({unlike:.3f}):"
+            " are channels, mean and scale right?"
+        )
+
+
+def _maps(path: Path) -> None:
+    import torch
+
+    from uniface.backbones import load_perceptual
+
+    with torch.no_grad():
+        maps = load_perceptual(path)(torch.zeros(1, 3, 64, 64))
+    if not all(one.ndim == 4 and torch.isfinite(one).all() for one in maps):
+        raise ValueError(f"it gives {[tuple(one.shape) for one in maps]}, not maps of features")
+
+
+def _iou(a: np.ndarray, b: np.ndarray) -> float:
+    inside = np.clip(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]), 0, None).prod()
+    return float(inside / ((a[2:] - a[:2]).prod() + (b[2:] - b[:2]).prod() - inside))

@@ -177,7 +177,9 @@ def fit_on_ray(job: TrainJob, compute: ComputeParams, folder: Path, places: Plac
         except ray.train.TrainingFailedError as error:
             raise RuntimeError(f"train_{job.task} failed: {reason(error)}") from error
     with checkpoint.as_directory() as place:
-        return read_state(Path(place) / STATE)
+        state = read_state(Path(place) / STATE)
+    assert state["step"] == job.config.iterations, state["step"]
+    return state
 
 
 def gpus_per_worker(compute: ComputeParams, available: float) -> int:
@@ -214,7 +216,8 @@ def train_worker(config: dict[str, Any]) -> None:
     with checkpoint.as_directory() if checkpoint else nullcontext() as place:
         for warning in take_up(trainer.load, Path(config["checkpoints"]), STATE, place and Path(place)):
             tell("warn", trainer.step, warning)
-    tell("start", trainer.step, world)
+    first = trainer.step
+    tell("start", first, world)
 
     def on_checkpoint(step: int) -> None:
         with tempfile.TemporaryDirectory() as place:
@@ -243,6 +246,8 @@ def train_worker(config: dict[str, Any]) -> None:
         tell("log", step, values | {"unreadable": stream.skipped})
 
     train(trainer, stream, on_log, on_checkpoint, on_sample if rank == 0 else lambda step: None)
+    if first == trainer.step:  # killed between its last checkpoint and its end: Ray may know an older one only
+        on_checkpoint(trainer.step)
 
 
 def make_trainer(job: TrainJob, device: Any = "cpu") -> Trainer:

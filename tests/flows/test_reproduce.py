@@ -1,9 +1,14 @@
 """`python -m flows.reproduce` with no server: what `dvc repro` does, and a failing stage by its name."""
 
-import pytest
-from small_project import make_project, run
+import subprocess
+import sys
+import time
 
-from flows.reproduce import only_if_busy
+import psutil
+import pytest
+from small_project import environment, make_project, run
+
+from flows.reproduce import TEMPORARY_SERVER, only_if_busy
 from pipeline.common.repro import Busy, StageFailed
 
 
@@ -37,3 +42,22 @@ def test_without_a_server_every_stage_then_a_failing_one(tmp_path):
     assert "Task run 'one' - hello" in done.stdout and "no face" in done.stdout
     assert "error: stage crop failed" in done.stdout
     assert not (project / "after.txt").exists()
+
+
+@pytest.mark.slow
+def test_a_flow_killed_with_9_leaves_no_server_behind(tmp_path):
+    project = make_project(tmp_path / "project", quality=20.0)
+    (project / "dvc.yaml").write_text("stages:\n  one:\n    cmd: echo asleep && sleep 5\n    deps: [raw]\n")
+    command, environ = [sys.executable, "-m", "flows.reproduce"], environment(project)
+    with (tmp_path / "log.txt").open("w") as log:
+        flow = subprocess.Popen(command, cwd=project, env=environ, stdout=log, stderr=subprocess.STDOUT)
+    end = time.monotonic() + 240
+    while "- asleep" not in (tmp_path / "log.txt").read_text():
+        assert flow.poll() is None and time.monotonic() < end, (tmp_path / "log.txt").read_text()
+        time.sleep(0.2)
+    children = psutil.Process(flow.pid).children(recursive=True)
+    servers = [child for child in children if TEMPORARY_SERVER in " ".join(child.cmdline()[:8])]
+    assert any("uvicorn" in server.cmdline() for server in servers)
+    flow.kill()
+    flow.wait()
+    assert psutil.wait_procs(servers, 60)[1] == []

@@ -11,6 +11,7 @@ import torch
 
 from pipeline.params import load
 from pipeline.sample.world import World
+from uniface.config import TASKS
 from uniface.images import write_image
 from uniface.model import UniFace
 
@@ -40,6 +41,14 @@ def write_model(path: Path, task: str, size: int = tiny.SIZE, **extra) -> Path:
     torch.manual_seed(0)
     UniFace(tiny.config(image_size=size)).save(path, {"task": task, **extra})
     return path
+
+
+def write_models(folder: Path) -> Path:
+    """A folder with a tiny model for each task and the detector."""
+    for task in TASKS:
+        write_model(folder / f"{task}.safetensors", task)
+    (folder / "detector.onnx").write_bytes(DETECTOR.read_bytes())
+    return folder
 
 
 def write_video(

@@ -19,11 +19,7 @@ from uniface.use.mp4 import set_rotation
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("models")
-    for task in ("reenactment", "swapping"):
-        drawn_faces.write_model(folder / f"{task}.safetensors", task)
-    (folder / "detector.onnx").write_bytes(drawn_faces.DETECTOR.read_bytes())
-    return folder
+    return drawn_faces.write_models(tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture(scope="module")

@@ -24,6 +24,8 @@ from pipeline.videos.report import write_report
 from pipeline.videos.shards import Blob, Jobs, Results, Shards
 
 STATUSES = ("kept", "short", "small", "at_border", "no_face", "corrupt")
+FITS = ("as_given", "grown", "moved", "padded", "stretched")
+"""What became of the boxes of a vox-metadata.csv: `pipeline.videos.clips.placed`."""
 PREVIEWS = 24
 """Clips on the contact sheet."""
 
@@ -78,12 +80,17 @@ class Summary:
     lengths: list[int] = field(default_factory=list)
     sizes: list[int] = field(default_factory=list)
     persons: dict[str, set[str]] = field(default_factory=dict)
+    fits: Counter[str] = field(default_factory=Counter)
+    bad_lines: int = 0
     bytes: int = 0
     _sample: list[Blob] = field(default_factory=list)
     _chance: random.Random = field(default_factory=lambda: random.Random(0))
 
     def add(self, row: dict, blob: Blob | None) -> None:
         self.statuses.setdefault(row["split"], Counter())[row["status"]] += 1
+        self.bad_lines += row["bad_lines"]
+        if row["fit"] is not None:
+            self.fits[row["fit"]] += 1
         if blob is None:
             return
         self.persons.setdefault(row["split"], set()).add(row["person_id"])
@@ -99,6 +106,7 @@ class Summary:
     def report(self, videos: Counter) -> dict:
         """The contents of clips.json."""
         total = sum(self.statuses.values(), Counter())
+        given = {"given_boxes": {fit: self.fits[fit] for fit in FITS}} if self.fits else {}
         return {
             "videos": {status: videos[status] for status in ("ok", "unavailable", "failed")},
             "candidates": total.total(),
@@ -106,6 +114,8 @@ class Summary:
             "frames": sum(self.lengths),
             "hours": round(sum(self.lengths) / fomm.FPS / 3600, 4),
             "bytes": self.bytes,
+            "bad_annotation_lines": self.bad_lines,
+            **given,
             "splits": {
                 split: {"kept": counts["kept"], "persons": len(self.persons.get(split, ()))}
                 for split, counts in sorted(self.statuses.items())

@@ -24,7 +24,7 @@ from pipeline.videos import codec, folders, youtube
 from pipeline.videos.annotations import META_FILE, TEST_SPEAKERS, Annotations, Listed, read_meta
 
 STATUSES = ("ok", "unavailable", "failed")
-VERSION = 2
+VERSION = 3
 """Of the notes in which `State` remembers a video."""
 _FACTS = ("status", "reason", "width", "height", "fps", "frames", "sha256", "tried_at")
 
@@ -41,7 +41,8 @@ class Wanted:
 def download(params: Params, places: Places) -> dict[str, int]:
     """`data/videos/`, `data/videos.parquet` and `data/annotations/`; returns the number of videos by status.
 
-    Raises FileNotFoundError if there are neither annotations nor videos to look at.
+    Raises FileNotFoundError if there are neither annotations nor videos to look at, and RuntimeError if the site blocks
+    the session: what was fetched is kept.
     """
     settings, memory = params.download, places.work / "download"
     annotations, wanted, fetch = _plan(params, places.root, memory)
@@ -53,7 +54,7 @@ def download(params: Params, places: Places) -> dict[str, int]:
     staging.mkdir(parents=True)
     rows = []
     for one, (row, files) in progress(_settle(wanted, state, fetch, settings), len(wanted), "videos"):
-        rows.append({**row, "path": _place(one, row, files, staging)})
+        rows.append(_placed(one, row, files, staging))
     state.notes.tell("download", "these videos were looked at again")
     rows.sort(key=lambda row: (row["person_id"], row["video_id"]))
     schemas.write(places.data / "videos.parquet", rows, schemas.VIDEOS)
@@ -65,6 +66,10 @@ def download(params: Params, places: Places) -> dict[str, int]:
         f"download: {counts['ok']} of {len(rows)} listed videos are here, "
         f"{counts['unavailable']} are unavailable, {counts['failed']} failed (run again to retry these)"
     )
+    if annotations and annotations.bad_rows:
+        print(
+            f"download: {len(annotations.bad_rows)} rows of annotations are left out, first: {annotations.bad_rows[0]}"
+        )
     return counts
 
 
@@ -151,7 +156,7 @@ def _given_files(one: Wanted) -> dict[str, Path]:
 
 def _stamp(files: dict[str, Path]) -> list:
     """Changes when one of the files does, or a frame in one of the folders of frames."""
-    # without ctime, which the links that `_place` makes would move
+    # without ctime, which the links that `_placed` makes would move
     return [[name, [[inner, *stamp[:3]] for inner, stamp in stamps(path).items()]] for name, path in files.items()]
 
 
@@ -160,10 +165,18 @@ def _settle(
 ) -> Iterator[tuple[Wanted, tuple[dict, dict[str, Path]]]]:
     """(video, (row without path, files)) for every video, `parallel` at a time; each is remembered once it is known."""
 
+    blocked: list[youtube.Blocked] = []
+
     def settle(one: Wanted) -> tuple[dict, dict[str, Path]]:
+        if blocked:  # not one more request to a site that blocks us
+            raise blocked[0]
         known = state.known(one)
         if known is None:
-            known = _look(one, fetch)
+            try:
+                known = _look(one, fetch)
+            except youtube.Blocked as error:
+                blocked.append(error)
+                raise
             state.remember(one, *known)
         facts, files = known
         return vars(one.listed) | facts, files
@@ -208,23 +221,27 @@ def _facts(status: str, reason: str | None) -> dict:
     return dict.fromkeys(_FACTS) | {"status": status, "reason": reason, "tried_at": now}
 
 
-def _place(one: Wanted, row: dict, files: dict[str, Path], staging: Path) -> str | None:
-    """Link a video's files into `staging`; returns its path relative to `data`."""
+def _placed(one: Wanted, row: dict, files: dict[str, Path], staging: Path) -> dict:
+    """The row of a video with its path relative to `data`, its files linked into `staging`; failed if they are bad."""
     if row["status"] != "ok":
-        return None
+        return {**row, "path": None}
     target = staging / one.listed.person_id / one.listed.video_id
     target.parent.mkdir(exist_ok=True)
     if "" in files:
         target = target.with_name(f"{target.name}.mp4")
         _link(files[""], target)
     else:
-        for name, path in files.items():
-            target.mkdir(exist_ok=True)
-            if path.is_dir():
-                folders.frames_to_video(path, target / f"{name}.mp4")
-            else:
-                _link(path, target / f"{name}.mp4")
-    return (Path("videos") / target.relative_to(staging)).as_posix()
+        try:
+            for name, path in files.items():
+                target.mkdir(exist_ok=True)
+                if path.is_dir():
+                    folders.frames_to_video(path, target / f"{name}.mp4")
+                else:
+                    _link(path, target / f"{name}.mp4")
+        except (ValueError, OSError) as error:
+            shutil.rmtree(target)
+            return {**row, "status": "failed", "reason": str(error), "path": None}
+    return {**row, "path": (Path("videos") / target.relative_to(staging)).as_posix()}
 
 
 def _link(source: Path, target: Path) -> None:

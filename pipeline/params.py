@@ -100,6 +100,7 @@ class CropParams:
     increase: Annotated[float, Field(ge=0, le=10)]
     max_gap: Number
     border: Literal["reject", "pad"]
+    shape: Literal["square", "stretch"]
     detect_height: Annotated[int, Field(ge=32, le=4320)]
     gop: Count
     crf: Annotated[int, Field(ge=0, le=51)]

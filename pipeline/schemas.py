@@ -72,6 +72,8 @@ CLIP_INDEX = _schema(
     _SPLIT,
     _field("status", pa.string(), "kept, short, small, at_border, no_face or corrupt"),
     _field("reason", pa.string(), "why it was not kept", nullable=True),
+    _field("fit", pa.string(), "of a given box: as_given, grown, moved, padded or stretched", nullable=True),
+    _field("bad_lines", pa.int32(), "of the utterance's annotation, left out; on its first row", "lines"),
     _field("shard", pa.string(), "file name of the shard, if kept", nullable=True),
     _field("row", pa.int32(), "row of the shard, which is its row group too, if kept", nullable=True),
 )

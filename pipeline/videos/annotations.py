@@ -34,6 +34,9 @@ _TEST_SPEAKERS = """
 TEST_SPEAKERS = frozenset(f"id{number}" for number in _TEST_SPEAKERS.split())
 
 _HEADER_LINES = 6
+_COMMA = re.compile(r"\d,\d")
+_NUMBER = r"(\d+(?:\.\d+)?)"
+_BOX = re.compile("-".join([_NUMBER] * 4))
 _SAFE = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 
 
@@ -41,12 +44,14 @@ _SAFE = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 class Track:
     """An annotated utterance: `boxes` (n, 4) left, top, right, bottom as fractions of the picture, a row per frame.
 
-    Row 0 is frame `first` (25 fps); a frame without annotation in between has a row of NaN.
+    Row 0 is frame `first` (25 fps); a frame without annotation in between has a row of NaN. `bad_lines` of the text
+    are left out.
     """
 
     utterance: str
     first: int
     boxes: np.ndarray
+    bad_lines: int = 0
 
     @property
     def end(self) -> int:
@@ -74,30 +79,55 @@ class Listed:
 
 
 def parse_utterance(text: str, utterance: str) -> Track:
-    """One VoxCeleb2 text file as a track. Raises ValueError naming the line that is not as published."""
-    lines = text.splitlines()
+    """One VoxCeleb2 text file as a track; a line that is not as published is left out and counted.
+
+    The box of a frame lost so is the mean of its neighbours', and the track goes on. Raises ValueError naming the line
+    if nothing can be read, or if the numbers have decimal commas.
+    """
+    lines = text.removeprefix("\ufeff").splitlines()
     header = lines[_HEADER_LINES].split() if len(lines) > _HEADER_LINES else []
     if header != ["FRAME", "X", "Y", "W", "H"]:
         raise ValueError(f"utterance {utterance}: line 7 should name FRAME, X, Y, W and H")
-    rows = []
+    rows, bad, holes = [], [], set()
     for number, line in enumerate(lines[_HEADER_LINES + 1 :], _HEADER_LINES + 2):
-        if not line.strip():
-            continue
-        try:
-            frame, x, y, w, h = line.split()
-            rows.append((int(frame), float(x), float(y), float(w), float(h)))
-        except ValueError:
-            raise ValueError(f"utterance {utterance}: line {number} is not a frame and four numbers") from None
+        if _COMMA.search(line):
+            raise ValueError(f"utterance {utterance}: line {number} has decimal commas: write 0.5, not 0,5")
+        if line.strip():
+            before = len(rows)
+            wrong = _add_row(rows, line)
+            if wrong:
+                bad.append(f"line {number} {wrong}")
+                holes |= {before - 1, before}
     if not rows:
-        raise ValueError(f"utterance {utterance} has no frames")
+        raise ValueError(f"utterance {utterance} has no frames" + (f": {bad[0]}" if bad else ""))
     table = np.array(rows)
     frames = table[:, 0].astype(int)
-    if (np.diff(frames) <= 0).any() or frames[0] < 0 or frames[-1] - frames[0] >= 24 * 3600 * FPS:
-        raise ValueError(f"utterance {utterance}: frame numbers should rise, within a day")
     boxes = np.full((frames[-1] - frames[0] + 1, 4), np.nan)
     left_top, size = table[:, 1:3], table[:, 3:5]
     boxes[frames - frames[0]] = np.concatenate([left_top, left_top + size], axis=1)
-    return Track(utterance, int(frames[0]), boxes)
+    for hole in holes & set(range(1, len(frames))):
+        if frames[hole] - frames[hole - 1] == 2:
+            at = frames[hole] - frames[0]
+            boxes[at - 1] = (boxes[at - 2] + boxes[at]) / 2
+    return Track(utterance, int(frames[0]), boxes, len(bad))
+
+
+def _add_row(rows: list[tuple[float, ...]], line: str) -> str | None:
+    """Append (frame, x, y, w, h) to the rows before; returns what is wrong with a line, this or the one before."""
+    try:
+        frame, *box = line.split()
+        row = int(frame), *map(float, box)
+    except ValueError:
+        return "is not a frame and four numbers"
+    if len(box) != 4 or not np.isfinite(row).all():
+        return "is not a frame and four numbers"
+    first, last = (rows[0][0], rows[-1][0]) if rows else (row[0], -1)
+    if last < row[0] < first + 24 * 3600 * FPS and row[0] >= 0:
+        rows.append(row)
+        return None
+    if 0 <= row[0] <= last and (len(rows) == 1 or row[0] > rows[-2][0]):
+        rows[-1] = row  # the line before had jumped ahead
+    return "has a frame number that should rise, within a day"
 
 
 def format_utterance(person_id: str, video_id: str, frames: Iterable[int], boxes: Iterable[Iterable[float]]) -> str:
@@ -134,7 +164,8 @@ class Annotations:
     """All annotations below `path`: a VoxCeleb2 zip, a folder with such zips or text files, or a vox-metadata.csv.
 
     A `vox2_meta.csv` in the folder (or beside the file) decides about the split; without it the folder names `dev` and
-    `test`, or a zip's name, and else VoxCeleb2's fixed 118 test speakers. Raises FileNotFoundError if there is nothing.
+    `test`, or a zip's name, and else VoxCeleb2's fixed 118 test speakers. `bad_rows` says which rows of a
+    vox-metadata.csv are left out, and why. Raises FileNotFoundError if there is nothing.
     """
 
     def __init__(self, path: str | Path):
@@ -145,10 +176,13 @@ class Annotations:
         self._texts: dict[tuple[str, str], dict[str, tuple[Path, str | None]]] = {}
         self._crops: dict[tuple[str, str], list[Crop]] = {}
         self._partitions: dict[str, str] = {}
+        self.bad_rows: list[str] = []
         folder = self.path if self.path.is_dir() else self.path.parent
         meta = next((f / META_FILE for f in (folder, folder.parent) if (f / META_FILE).is_file()), None)
         for file in sorted(self.path.rglob("*")) if self.path.is_dir() else [self.path]:
             self._add(file)
+        if self.bad_rows and not self._crops:
+            raise ValueError(f"no row of it is a crop, the first bad one: {self.bad_rows[0]}")
         if not self._texts and not self._crops:
             raise FileNotFoundError(f"{self.path} holds neither VoxCeleb2 text files nor a vox-metadata.csv")
         if meta is not None:
@@ -162,7 +196,7 @@ class Annotations:
         elif file.suffix == ".txt":
             self._add_text(PurePosixPath(file.as_posix()), file, None)
         elif file.suffix == ".csv" and file.name != META_FILE:
-            for person, video, partition, crop in read_metadata(file):
+            for person, video, partition, crop in read_metadata(file, self.bad_rows):
                 self._crops.setdefault((person, video), []).append(crop)
                 self._partitions[person] = partition
 
@@ -201,7 +235,7 @@ class Annotations:
         found = {}
         for utterance, (file, member) in sorted(self._texts.get((person_id, video_id), {}).items()):
             raw = file.read_bytes() if member is None else self._archives[file].read(member)
-            found[utterance] = raw.decode("utf-8", errors="replace")
+            found[utterance] = raw.decode("utf-8-sig", errors="replace")
         return found
 
     def crops(self, person_id: str, video_id: str) -> list[Crop]:
@@ -239,35 +273,48 @@ def read_meta(path: str | Path) -> dict[str, str]:
         if not {"voxceleb2id", "set"} <= set(names):
             raise ValueError(f"{path} needs the columns 'VoxCeleb2 ID' and 'Set', it has {rows.fieldnames}")
         person, partition = names["voxceleb2id"], names["set"]
-        return {row[person].strip(): "test" if row[partition].strip() == "test" else "train" for row in rows}
+        return {
+            row[person].strip(): "test" if row[partition].strip() == "test" else "train"
+            for row in rows
+            if row[person] and row[partition]  # else a line that is too short
+        }
 
 
-def read_metadata(path: str | Path) -> Iterator[tuple[str, str, str, Crop]]:
+def read_metadata(path: str | Path, bad: list[str] | None = None) -> Iterator[tuple[str, str, str, Crop]]:
     """(person, video, split, crop) for each row of a vox-metadata.csv; also those FOMM's crop script writes itself.
 
-    That script has no column person_id and writes `video#person` as video_id. Raises ValueError naming a bad row.
+    That script has no column person_id and writes `video#person` as video_id. A row that is no crop is left out, and
+    `bad` gets a sentence about it. Raises ValueError if columns are missing or numbers have decimal commas.
     """
-    with open(path, newline="", encoding="utf-8") as file:
+    with open(path, newline="", encoding="utf-8-sig") as file:
         rows = csv.DictReader(file)
         missing = set(METADATA_COLUMNS) - {"person_id"} - set(rows.fieldnames or [])
         if missing:
             raise ValueError(f"{path} lacks the columns {sorted(missing)}: it should be a vox-metadata.csv as FOMM's")
         for number, row in enumerate(rows, 2):
+            if any(_COMMA.search(row[name] or "") for name in ("start", "end", "bbox", "width", "height")):
+                raise ValueError(f"{path} line {number} has decimal commas: write 0.5, not 0,5")
             try:
                 yield _metadata_row(row)
             except (ValueError, TypeError, AttributeError) as error:
-                raise ValueError(f"{path} line {number} is not a crop: {error}") from error
+                if bad is not None:
+                    bad.append(f"{path} line {number} is not a crop: {error}")
 
 
 def _metadata_row(row: Mapping[str, str]) -> tuple[str, str, str, Crop]:
+    if None in row:
+        raise ValueError("it has more columns than the first line names")
     video, _, person = row["video_id"].partition("#")
     person = row.get("person_id") or person
     if not (_SAFE.fullmatch(person) and _SAFE.fullmatch(video)):
         raise ValueError(f"person {person!r} and video {video!r} cannot name files")
-    box = tuple(float(v) for v in re.findall(r"\d+(?:\.\d+)?", row["bbox"]))
+    found = _BOX.fullmatch(row["bbox"].strip())
+    if not found:
+        raise ValueError(f"box {row['bbox']!r} is not left-top-right-bottom")
+    box = tuple(map(float, found.groups()))
     crop = Crop(int(row["start"]), int(row["end"]), box, int(float(row["width"])), int(float(row["height"])))
-    if len(box) != 4 or box[0] >= box[2] or box[1] >= box[3] or crop.start >= crop.end:
-        raise ValueError(f"box {row['bbox']}, frames {crop.start} to {crop.end}")
+    if box[0] >= box[2] or box[1] >= box[3] or not 0 <= crop.start < crop.end or min(crop.width, crop.height) <= 0:
+        raise ValueError(f"box {row['bbox']}, frames {crop.start} to {crop.end} of {crop.width}x{crop.height} pixels")
     return person, video, "test" if row["partition"] == "test" else "train", crop
 
 

@@ -3,21 +3,20 @@
 A video is decoded twice, once for the boxes and once for the pixels, so nothing longer than a clip is ever in memory.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
-import av
 import numpy as np
 
+from pipeline.common.files import natural
 from pipeline.params import CropParams
 from pipeline.videos import codec, fomm
 from pipeline.videos.annotations import Crop, Track, parse_utterance
+from pipeline.videos.boxes import central_square, cut_out, fitted
 from uniface.images import resize
-
-SQUARE_SLACK = 2
-"""Sides of a given box that differ by so many pixels, as FOMM's own squares do by rounding, are just stretched."""
 
 
 class Detector(Protocol):
@@ -46,7 +45,9 @@ class VideoJob:
 class Clip:
     """A candidate clip, kept or not: a row of the clip index, and the mp4's bytes if it was kept.
 
-    `start`, `end` are 25 fps frames of the source video, `box` the crop in its pixels, `width`, `height` its size.
+    `start`, `end` are 25 fps frames of the source video, `box` the crop in its pixels, `width`, `height` its size then.
+    `fit` says what became of a given box, see `placed`; `bad_lines`, on an utterance's first row, how many lines of its
+    annotation were left out.
     """
 
     utterance: str
@@ -58,6 +59,8 @@ class Clip:
     box: tuple[float, float, float, float] | None = None
     width: int | None = None
     height: int | None = None
+    fit: str | None = None
+    bad_lines: int = 0
     video: bytes | None = None
 
     @property
@@ -72,19 +75,19 @@ def crop_video(job: VideoJob, image_size: int, settings: CropParams, detector: D
     """
     path = Path(job.path)
     if path.is_dir():
-        files = sorted(path.glob("*.mp4"))
+        files = sorted(path.glob("*.mp4"), key=lambda file: natural(file.stem))
         return [clip for file in files for clip in _recut(file, image_size, settings)]
     try:
         info = codec.probe(path)
     except (codec.VideoError, FileNotFoundError) as error:
         return [Clip(name, 0, 0, 0, "corrupt", str(error)) for name in _names(job)]
     if job.crops:
-        planned = _given(job.crops, info)
-    elif job.texts:
+        return _cut(path, _given(job.crops), info, image_size, settings)
+    if job.texts:
         planned = _annotated(path, job.texts, info, settings, detector)
     else:
         planned = _whole(path, info, settings, detector)
-    return list(_cut(path, planned, info, image_size, settings))
+    return _cut(path, planned, info, image_size, settings)
 
 
 def _names(job: VideoJob) -> list[str]:
@@ -107,21 +110,38 @@ def _annotated(
             tracks.append(parse_utterance(text, utterance))
         except ValueError as error:
             found.append(Clip(utterance, 0, 0, 0, "corrupt", str(error)))
-    boxes: dict[str, list[fomm.Box]] = {track.utterance: [] for track in tracks}
-    scale = np.array([info.width, info.height] * 2)
+    seen = {track.utterance: Seen(track.first) for track in tracks}
     broken = None
     try:
-        for tick, seen in _detections(path, merged(tracks), info, settings, detector):
+        for tick, size, faces in _detections(path, merged(tracks), settings, detector):
+            scale = np.array(size * 2)
             for track in tracks:
                 if track.first <= tick < track.end:
                     annotated = track.boxes[tick - track.first] * scale
                     known = not np.isnan(annotated[0])
-                    boxes[track.utterance].append(fomm.best_match(seen, annotated) if known else fomm.MISS)
+                    seen[track.utterance].add(size, fomm.best_match(faces, annotated) if known else fomm.MISS)
     except codec.VideoError as error:
         broken = str(error)
     for track in tracks:
-        found += _chunks(track, boxes[track.utterance], info, settings, broken)
+        boxes = seen[track.utterance]
+        rows = chunks(track.utterance, boxes, settings)
+        if boxes.end < track.end:
+            cut_off = broken or _cut_off(boxes.end, info)
+            reason = cut_off or f"the video ends before the annotation's frames {boxes.end} to {track.end}"
+            rows.append(_rest(track.utterance, len(rows), boxes.end, track.end, cut_off, reason, info))
+        found += [replace(rows[0], bad_lines=track.bad_lines), *rows[1:]]
     return sorted(found, key=lambda clip: (clip.utterance, clip.chunk))
+
+
+def _cut_off(end: int, info: codec.Info) -> str | None:
+    """Why a video that gave frames up to `end` is not whole; None if it is."""
+    return f"ends at frame {end} of {info.ticks}" if end + fomm.FPS < info.ticks else None
+
+
+def _rest(utterance: str, chunk: int, start: int, end: int, cut_off: str | None, reason: str, info: codec.Info) -> Clip:
+    """The row for frames that should be there and are not."""
+    status = "corrupt" if cut_off else "short"
+    return Clip(utterance, chunk, start, end, status, reason, None, info.width, info.height)
 
 
 def merged(tracks: Iterable[Track]) -> list[tuple[int, int]]:
@@ -130,24 +150,25 @@ def merged(tracks: Iterable[Track]) -> list[tuple[int, int]]:
 
 def _whole(path: Path, info: codec.Info, settings: CropParams, detector: Detector) -> list[Clip]:
     """A video without annotations: the largest face, followed by overlap until it is lost."""
-    boxes, broken = tracked(path, None, info, settings, detector)
-    # the length is what was seen; the header's counts only where the video stops a second or more before it
-    stopped = broken or len(boxes) + fomm.FPS < info.ticks
-    track = Track(WHOLE, 0, np.zeros((max(len(boxes), info.ticks) if stopped else len(boxes), 4)))
-    return _chunks(track, boxes, info, settings, broken)
+    seen, broken = tracked(path, None, settings, detector)
+    found = chunks(WHOLE, seen, settings)
+    cut_off = broken or _cut_off(seen.end, info)  # else its length is what was seen, whatever the header says
+    if cut_off:
+        found.append(_rest(WHOLE, len(found), seen.end, max(seen.end, info.ticks), cut_off, cut_off, info))
+    return found
 
 
 def tracked(
-    path: Path, spans: list[tuple[int, int]] | None, info: codec.Info, settings: CropParams, detector: Detector
-) -> tuple[list[fomm.Box], str | None]:
-    """A box for each frame of the largest face, followed by overlap, and what broke the video off, if anything did."""
-    boxes: list[fomm.Box] = []
+    path: Path, spans: list[tuple[int, int]] | None, settings: CropParams, detector: Detector
+) -> tuple["Seen", str | None]:
+    """The boxes of the largest face, followed by overlap until it is lost, and what broke the video off, if it did."""
+    seen = Seen(0)
     try:
-        for _, seen in _detections(path, spans, info, settings, detector):
-            boxes.append(_follow(boxes[-1] if boxes else fomm.MISS, seen, settings.iou_with_initial))
+        for _, size, faces in _detections(path, spans, settings, detector):
+            seen.add(size, _follow(seen.last(size), faces, settings.iou_with_initial))
     except codec.VideoError as error:
-        return boxes, str(error)
-    return boxes, None
+        return seen, str(error)
+    return seen, None
 
 
 def _follow(before: fomm.Box, seen: list[fomm.Box], threshold: float) -> fomm.Box:
@@ -161,115 +182,152 @@ def _follow(before: fomm.Box, seen: list[fomm.Box], threshold: float) -> fomm.Bo
 
 
 def _detections(
-    path: Path, spans: list[tuple[int, int]] | None, info: codec.Info, settings: CropParams, detector: Detector
-) -> Iterator[tuple[int, list[fomm.Box]]]:
-    """(tick, boxes in source pixels) for each tick; a frame shown at several ticks is looked at once."""
+    path: Path, spans: list[tuple[int, int]] | None, settings: CropParams, detector: Detector
+) -> Iterator[tuple[int, tuple[int, int], list[fomm.Box]]]:
+    """(tick, (width, height) of the picture, boxes in its pixels); what is shown at several ticks is looked at once."""
     last, boxes = None, []
-    for tick, frame in codec.ticks(path, spans):
-        if frame is not last:
-            image = codec.rgb(frame, settings.detect_height, info.aspect)
-            scale = np.array([info.width / image.shape[1], info.height / image.shape[0]] * 2)
+    for tick, picture in codec.ticks(path, spans):
+        if picture is not last:
+            image = picture.rgb(settings.detect_height)
+            scale = np.array([picture.width / image.shape[1], picture.height / image.shape[0]] * 2)
             boxes = [tuple((face.box * scale).tolist()) for face in detector.detect(image)]
-            last = frame
-        yield tick, boxes
+            last = picture
+        yield tick, picture.size, boxes
 
 
-def _chunks(
-    track: Track, boxes: list[fomm.Box], info: codec.Info, settings: CropParams, broken: str | None
-) -> list[Clip]:
-    """The chunks of one track, and a last row for frames that the annotation has and the video has not."""
-    size = info.height, info.width
-    found = [
-        Clip(track.utterance, c.number, c.first, c.end, c.status, c.reason, c.box, info.width, info.height)
-        for c in fomm.chunks(boxes, size, settings, track.first)
-    ]
-    seen = track.first + len(boxes)
-    if seen < track.end:
-        cut_off = broken or (f"ends at frame {seen} of {info.ticks}" if seen + fomm.FPS < info.ticks else None)
-        status = "corrupt" if cut_off else "short"
-        reason = cut_off or f"the video ends before the annotation's frames {seen} to {track.end}"
-        found.append(Clip(track.utterance, len(found), seen, track.end, status, reason, None, info.width, info.height))
-    return found
+@dataclass
+class Seen:
+    """The boxes of a track from frame `first` on, in parts of one picture size: (first frame, (width, height), boxes).
 
-
-def _given(crops: Iterable[Crop], info: codec.Info) -> list[Clip]:
-    """Chosen clips, their boxes brought to this video's size and made square."""
-    found: list[Clip] = []
-    for crop in crops:
-        across, down = info.width / crop.width, info.height / crop.height
-        left, top, right, bottom = crop.box
-        box = squared((left * across, top * down, right * across, bottom * down), (info.height, info.width))
-        same_start = sum(clip.start == crop.start for clip in found)
-        clip = Clip(f"{crop.start:06d}", same_start, crop.start, crop.end, "kept", None, box, info.width, info.height)
-        if box is None:
-            clip = replace(clip, status="at_border", reason=f"no square around {crop.box} fits the picture")
-        found.append(clip)
-    return found
-
-
-def squared(box: fomm.Box, size: tuple[int, int]) -> tuple[int, int, int, int] | None:
-    """Whole-pixel box, its shorter side grown to a square, moved into the (height, width) picture; None if too large.
-
-    FOMM stretches such boxes instead, which squashes faces. Sides that differ by `SQUARE_SLACK` or less are left.
+    WebM and H.264 may change the size on the way, and boxes of two sizes have nothing to do with each other.
     """
-    left, top, right, bottom = (int(side) for side in box)
-    width, height = right - left, bottom - top
-    if abs(width - height) > SQUARE_SLACK:
-        side = max(width, height)
-        left, top = left - (side - width) // 2, top - (side - height) // 2
-        left, top = max(0, min(left, size[1] - side)), max(0, min(top, size[0] - side))
-        right, bottom = left + side, top + side
-    inside = 0 <= left < right <= size[1] and 0 <= top < bottom <= size[0]
-    return (left, top, right, bottom) if inside else None
+
+    first: int
+    parts: list[tuple[int, tuple[int, int], list[fomm.Box]]] = field(default_factory=list)
+
+    @property
+    def end(self) -> int:
+        return self.parts[-1][0] + len(self.parts[-1][2]) if self.parts else self.first
+
+    def add(self, size: tuple[int, int], box: fomm.Box) -> None:
+        if not self.parts or self.parts[-1][1] != size:
+            self.parts.append((self.end, size, []))
+        self.parts[-1][2].append(box)
+
+    def last(self, size: tuple[int, int]) -> fomm.Box:
+        """The box before, if the picture still has this size."""
+        return self.parts[-1][2][-1] if self.parts and self.parts[-1][1] == size else fomm.MISS
 
 
-def _cut(path: Path, planned: list[Clip], info: codec.Info, image_size: int, settings: CropParams) -> Iterator[Clip]:
+def chunks(utterance: str, seen: Seen, settings: CropParams) -> list[Clip]:
+    """The chunks of one track; a change of the picture's size ends one."""
+    found: list[Clip] = []
+    for first, (width, height), boxes in seen.parts:
+        for c in fomm.chunks(boxes, (height, width), settings, first):
+            found.append(Clip(utterance, len(found), c.first, c.end, c.status, c.reason, c.box, width, height))
+    return found
+
+
+def _given(crops: Iterable[Crop]) -> list[Clip]:
+    """Chosen clips; their boxes are still in the pixels of whoever chose them, until `placed`."""
+    return [
+        Clip(f"{c.start:06d}", 0, c.start, c.end, "kept", None, c.box, c.width, c.height, fit="as_given") for c in crops
+    ]
+
+
+def placed(clip: Clip, size: tuple[int, int], shape: str) -> Clip:
+    """A clip with its box in whole pixels of a picture of `size` = (width, height); the detector's boxes are already.
+
+    `fit` of a given box: as_given, grown (its shorter side, to a square), moved (into the picture), padded (larger than
+    the picture, which is mirrored) or stretched (FOMM's way: not square, squashed to a square). The status is at_border
+    for a box outside the picture.
+    """
+    if clip.fit is None:
+        return clip
+    ratio = size[0] / clip.width, size[1] / clip.height
+    box, fit = fitted(tuple(side * ratio[k % 2] for k, side in enumerate(clip.box)), size, shape)
+    moved = replace(clip, box=box, width=size[0], height=size[1], fit=fit)
+    if box is None:
+        reason = f"the box {clip.box} of a {clip.width}x{clip.height} picture lies outside of it"
+        return replace(moved, status="at_border", reason=reason)
+    return moved
+
+
+class _Piece:
+    """A clip, or the part of one that has one picture size, while its frames come in."""
+
+    def __init__(self, clip: Clip, start: int, image_size: int, settings: CropParams):
+        self.clip, self._side, self._settings = replace(clip, start=start), image_size, settings
+        self._encoder = codec.Encoder(image_size, settings.gop, settings.crf) if clip.status == "kept" else None
+        self.frames = 0
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.clip.width, self.clip.height
+
+    def add(self, image: np.ndarray) -> None:
+        if self._encoder:
+            self._encoder.add(resize(cut_out(image, self.clip.box), (self._side, self._side)))
+        self.frames += 1
+
+    def finish(self, whole: bool = False) -> Clip:
+        """The clip up to here; a part is kept if it is long enough."""
+        clip = replace(self.clip, end=self.clip.start + self.frames)
+        if self._encoder is None:
+            return clip
+        if whole or self.frames >= self._settings.min_frames:
+            return replace(clip, video=self._encoder.finish())
+        return replace(clip, status="short", reason=f"{self.frames} frames, {self._settings.min_frames} needed")
+
+
+def _cut(path: Path, planned: list[Clip], info: codec.Info, image_size: int, settings: CropParams) -> list[Clip]:
     """The planned clips with the pixels of those that are kept, by one pass over their frames."""
     kept = {index: clip for index, clip in enumerate(planned) if clip.status == "kept"}
-    encoders: dict[int, codec.Encoder] = {}
-    done: dict[int, Clip] = {}
+    pieces: dict[int, _Piece] = {}
+    done: dict[int, list[Clip]] = {index: [] for index in kept}
     broken = None
     try:
         last, image = None, None
-        for tick, frame in codec.ticks(path, [(clip.start, clip.end) for clip in kept.values()]):
-            if frame is not last:
-                last, image = frame, codec.rgb(frame, aspect=info.aspect)
+        for tick, picture in codec.ticks(path, [(clip.start, clip.end) for clip in kept.values()]):
+            if picture is not last:
+                last, image = picture, picture.rgb()
             for index, clip in kept.items():
-                if clip.start <= tick < clip.end:
-                    if index not in encoders:
-                        encoders[index] = codec.Encoder(image_size, settings.gop, settings.crf)
-                    encoders[index].add(resize(cut_out(image, clip.box), (image_size, image_size)))
-            for index in [index for index in encoders if kept[index].end == tick + 1]:
-                done[index] = replace(kept[index], video=encoders.pop(index).finish())
+                if not clip.start <= tick < clip.end:
+                    continue
+                if index in pieces and pieces[index].size != picture.size:
+                    done[index].append(pieces.pop(index).finish())
+                if index not in pieces:
+                    pieces[index] = _Piece(placed(clip, picture.size, settings.shape), tick, image_size, settings)
+                pieces[index].add(image)
+                if clip.end == tick + 1:
+                    done[index].append(pieces.pop(index).finish(whole=not done[index]))
     except codec.VideoError as error:
         broken = str(error)
+    found: list[Clip] = []
     for index, clip in enumerate(planned):
-        if index in kept and index not in done:
-            yield _incomplete(clip, encoders.get(index), info, settings, broken)
-        else:
-            yield done.get(index, clip)
+        found += done.get(index, [])
+        if index in pieces:
+            found.append(_incomplete(clip, pieces[index], info, settings, broken))
+        elif index in kept and not done[index]:
+            found.append(_incomplete(clip, None, info, settings, broken))
+        elif index not in kept:
+            found.append(clip)
+    numbers: Counter[str] = Counter()
+    for index, clip in enumerate(found):
+        found[index] = replace(clip, chunk=numbers[clip.utterance])
+        numbers[clip.utterance] += 1
+    return found
 
 
-def cut_out(image: np.ndarray, box: fomm.Box) -> np.ndarray:
-    """The box's part of an image (H, W, 3); what lies outside the image mirrors what is inside."""
-    left, top, right, bottom = (int(side) for side in box)
-    before_x, before_y, after_x, after_y = fomm.lacking(box, image.shape[:2])
-    inside = image[max(0, top) : bottom, max(0, left) : right]
-    if not (before_x or before_y or after_x or after_y):
-        return inside
-    return np.pad(inside, ((before_y, after_y), (before_x, after_x), (0, 0)), mode="reflect")
-
-
-def _incomplete(
-    clip: Clip, encoder: codec.Encoder | None, info: codec.Info, settings: CropParams, broken: str | None
-) -> Clip:
+def _incomplete(clip: Clip, piece: _Piece | None, info: codec.Info, settings: CropParams, broken: str | None) -> Clip:
     """A given clip that reaches beyond the end of the video: what there is, if it is long enough."""
-    frames = encoder.frames if encoder else 0
+    frames = piece.frames if piece else 0
     if broken is None and frames >= settings.min_frames:
-        return replace(clip, end=clip.start + frames, video=encoder.finish())
+        return piece.finish()
     status = "corrupt" if broken or clip.end <= info.ticks else "short"
     reason = broken or f"the video has {frames} of the frames {clip.start} to {clip.end}"
-    return replace(clip, status=status, reason=reason)
+    found = piece.clip if piece else placed(clip, (info.width, info.height), settings.shape)
+    return replace(found, end=clip.end, status=status, reason=reason)
 
 
 def _recut(file: Path, image_size: int, settings: CropParams) -> list[Clip]:
@@ -280,32 +338,23 @@ def _recut(file: Path, image_size: int, settings: CropParams) -> list[Clip]:
     utterance, _, number = file.stem.partition("#")
     first_number = int(number) if number.isdigit() else 0
     found: list[Clip] = []
-    encoder, start = None, 0
+    piece, start = None, 0
     try:
-        info = codec.probe(file)
-        side = min(info.width, info.height)
-        left, top = (info.width - side) // 2, (info.height - side) // 2
-        box = left, top, left + side, top + side
-        whole = Clip(utterance, first_number, 0, 0, "kept", None, box, info.width, info.height)
-        for _, frame in codec.ticks(file, as_stored=True):
-            encoder = encoder or codec.Encoder(image_size, settings.gop, settings.crf)
-            image = codec.rgb(frame, aspect=info.aspect)[top : top + side, left : left + side]
-            encoder.add(resize(image, (image_size, image_size)))
-            if encoder.frames == settings.max_frames:
-                found.append(_piece(whole, found, start, encoder, settings))
-                start, encoder = start + encoder.frames, None
-        if encoder:
-            found.append(_piece(whole, found, start, encoder, settings))
-    except (codec.VideoError, av.FFmpegError) as error:
+        for _, picture in codec.ticks(file, as_stored=True):
+            if piece and (piece.frames == settings.max_frames or piece.size != picture.size):
+                found.append(piece.finish())
+                start, piece = found[-1].end, None
+            if piece is None:
+                box = central_square(*picture.size)
+                clip = Clip(utterance, first_number + len(found), 0, 0, "kept", None, box, *picture.size)
+                piece = _Piece(clip, start, image_size, settings)
+            piece.add(picture.rgb())
+        if piece is None:
+            raise codec.VideoError("no frame in it")
+        found.append(piece.finish())
+    except codec.VideoError as error:
         found.append(Clip(utterance, first_number + len(found), start, start, "corrupt", str(error)))
     return found
-
-
-def _piece(whole: Clip, found: list[Clip], start: int, encoder: codec.Encoder, settings: CropParams) -> Clip:
-    piece = replace(whole, chunk=whole.chunk + len(found), start=start, end=start + encoder.frames)
-    if encoder.frames < settings.min_frames:
-        return replace(piece, status="short", reason=f"{encoder.frames} frames, {settings.min_frames} needed")
-    return replace(piece, video=encoder.finish())
 
 
 def load_detector(weights: Path) -> Detector:

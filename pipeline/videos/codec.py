@@ -16,6 +16,13 @@ from pipeline.videos.fomm import FPS
 
 SEEK_GAP = 10.0
 """Seconds to the next wanted frame from which on a jump is cheaper than decoding on."""
+_STEPS_BACK = (0.0, 4.0, 16.0, 64.0)
+"""Seconds before the wanted frame at which a jump aims, one after another, until it lands where it should."""
+_NO_JUMPS = "mpeg"
+"""MPEG program streams (MPEG-PS, VOB): few packets bear a stamp, and what is made up for the others after a jump is off
+by a frame."""
+_WIDEST = 8
+"""Pixels with a side this many times the other are a header's mistake."""
 REPEATABLE = "mbtree=0"
 """For x264-params: with AVX-512 its macroblock tree made several files of the same frames, at 80 pixels and others."""
 _FOREVER = 1 << 40
@@ -25,16 +32,15 @@ _LATE = 1e-3
 
 @dataclass(frozen=True)
 class Info:
-    """What a container says: size in square pixels as shown, after its rotation; frames per second, number of frames.
+    """What a container says: size as shown (turned upright, in square pixels), frames per second, number of frames.
 
-    `aspect` is the width of a stored pixel over its height.
+    Frames that an edit list hides are not counted.
     """
 
     width: int
     height: int
     fps: float
     frames: int
-    aspect: float = 1.0
 
     @property
     def ticks(self) -> int:
@@ -53,32 +59,21 @@ def probe(path: str | Path) -> Info:
     """
     with _open(path) as container:
         stream = container.streams.video[0]
-        frame = _first_frame(container, path)
-        turned = abs(frame.rotation) % 180 == 90
-        aspect = float(stream.sample_aspect_ratio or 1)
-        wide, tall = squared(frame, aspect)
-        width, height = (tall, wide) if turned else (wide, tall)
-        return Info(width, height, float(_rate(stream)), _length(container, stream), aspect)
-
-
-def squared(frame: av.VideoFrame, aspect: float) -> tuple[int, int]:
-    """Width and height of a stored frame once its pixels are square, by enlarging: no detail is lost."""
-    return round(frame.width * max(1.0, aspect)), round(frame.height * max(1.0, 1 / aspect))
+        picture = _first_picture(container)
+        return Info(picture.width, picture.height, float(_rate(stream)), _length(container, stream))
 
 
 def reaches_end(path: str | Path) -> bool:
-    """Whether the last second that the header promises can be decoded; costs a jump, not a pass."""
-    with _open(path) as container:
-        stream = container.streams.video[0]
-        length = _length(container, stream) / _rate(stream)
-        try:
-            first = next(iter(container.decode(stream)))
-            if length > 1 and first.pts is not None:
-                container.seek(first.pts + int((length - 1) / stream.time_base), stream=stream, backward=True)
-            last = max((frame.time or 0.0 for frame in container.decode(stream)), default=0.0)
-        except (av.FFmpegError, StopIteration):
-            return False
-        return last - (first.time or 0.0) > float(length) - 1.5
+    """Whether the last second that the header promises can be decoded; costs a jump where the format allows one."""
+    try:
+        with _Shown(path) as shown:
+            shown.skip_to(shown.seconds - 1)
+            last = 0.0
+            while (following := shown.next()) is not None:
+                last = following[0]
+            return last > shown.seconds - 0.5
+    except av.FFmpegError:
+        return False
 
 
 def _open(path: str | Path) -> av.container.InputContainer:
@@ -99,10 +94,10 @@ def _open(path: str | Path) -> av.container.InputContainer:
     return container
 
 
-def _first_frame(container: av.container.InputContainer, path: str | Path) -> av.VideoFrame:
+def _first_picture(container: av.container.InputContainer) -> "Picture":
     try:
-        for frame in container.decode(video=0):
-            return frame
+        for picture in _pictures(container):
+            return picture
     except av.FFmpegError as error:
         raise VideoError(f"cannot be decoded: {error.strerror}") from error
     raise VideoError("no frame in it")
@@ -113,36 +108,66 @@ def _rate(stream: av.video.stream.VideoStream) -> Fraction:
 
 
 def _length(container: av.container.InputContainer, stream: av.video.stream.VideoStream) -> int:
-    if stream.duration:  # what is shown: the number of frames counts those that an edit list hides
-        return round(stream.duration * stream.time_base * _rate(stream))
     if stream.frames:
-        return stream.frames
+        # an edit list hides frames that the header counts; they are out of mp4's index, or marked in it
+        edited = container.format.name.startswith("mov") and len(stream.index_entries) > 0
+        return sum(not entry.is_discard for entry in stream.index_entries) if edited else stream.frames
+    if stream.duration:
+        return round(stream.duration * stream.time_base * _rate(stream))
     return round((container.duration or 0) / av.time_base * _rate(stream))
 
 
-def rgb(frame: av.VideoFrame, height: int | None = None, aspect: float = 1.0) -> np.ndarray:
-    """A decoded frame as uint8 RGB (H, W, 3), upright; any pixel format and depth; at most `height` rows if given.
+class Picture:
+    """A decoded frame; `width` and `height` are its size as shown: turned upright, in square pixels.
 
-    `aspect` is that of its stored pixels (see `Info`); in the picture they are square.
+    `aspect` is the width of a stored pixel over its height; pixels become square by enlarging, so no detail is lost.
     """
-    turns = round(frame.rotation / 90) % 4  # counterclockwise
-    width, tall = squared(frame, aspect)
-    rows = width if turns % 2 else tall
-    if height is not None and rows > height:
-        width, tall = (max(1, round(side * height / rows)) for side in (width, tall))
-        frame = frame.reformat(width, tall, "rgb24", interpolation="AREA")
-    elif (width, tall) != (frame.width, frame.height):
-        frame = frame.reformat(width, tall, "rgb24", interpolation="BICUBIC")
-    picture = frame.to_ndarray(format="rgb24")
-    return np.ascontiguousarray(np.rot90(picture, turns)) if turns else picture
+
+    def __init__(self, frame: av.VideoFrame, aspect: float):
+        self.frame = frame
+        self._stored = round(frame.width * max(1.0, aspect)), round(frame.height * max(1.0, 1 / aspect))
+        self._turns = round(frame.rotation / 90) % 4  # counterclockwise
+        self.width, self.height = self._stored[::-1] if self._turns % 2 else self._stored
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height)."""
+        return self.width, self.height
+
+    def rgb(self, height: int | None = None) -> np.ndarray:
+        """Its pixels as uint8 RGB (H, W, 3); any pixel format and depth; at most `height` rows if given."""
+        frame, wanted = self.frame, self._stored
+        if height is not None and self.height > height:
+            width, tall = (max(1, round(side * height / self.height)) for side in self._stored)
+            frame = frame.reformat(width, tall, "rgb24", interpolation="AREA")
+        elif wanted != (frame.width, frame.height):
+            frame = frame.reformat(*wanted, "rgb24", interpolation="BICUBIC")
+        pixels = frame.to_ndarray(format="rgb24")
+        return np.ascontiguousarray(np.rot90(pixels, self._turns)) if self._turns else pixels
+
+
+def _pictures(container: av.container.InputContainer) -> Iterator[Picture]:
+    """The decoded frames in order, with the shape of their pixels: the container's word, then the codec's.
+
+    Where the codec changes its mind on the way, its new word counts.
+    """
+    stream = container.streams.video[0]
+    first = aspect = None
+    for frame in container.decode(stream):
+        said = stream.codec_context.sample_aspect_ratio
+        if aspect is None or said != first:
+            whole = stream.sample_aspect_ratio if aspect is None else None
+            first, aspect = said, float(whole or said or 1)
+            aspect = aspect if 1 / _WIDEST <= aspect <= _WIDEST else 1.0
+        yield Picture(frame, aspect)
 
 
 def ticks(
     path: str | Path, spans: Sequence[tuple[int, int]] | None = None, as_stored: bool = False
-) -> Iterator[tuple[int, av.VideoFrame]]:
-    """(tick, frame) for every tick of the 25 fps timeline inside `spans`, in order; `rgb` makes pixels of a frame.
+) -> Iterator[tuple[int, Picture]]:
+    """(tick, picture) for every tick of the 25 fps timeline inside `spans`, in order.
 
-    At a tick the frame is the one on show then: other rates lose or repeat frames, a variable rate comes out even.
+    At a tick the picture is the one on show then: other rates lose or repeat frames, a variable rate comes out even.
     Tick 0 is the first frame of the video. `spans` are (start, end), end exclusive; None is all of it. `as_stored`
     counts frames instead of times (FOMM's own clips claim 10 fps and hold 25). Frames after the last span are never
     decoded. Ends early where the video does. Raises VideoError where the data cannot be decoded.
@@ -150,11 +175,11 @@ def ticks(
     wanted = [(0, _FOREVER)] if spans is None else merge(spans)
     if not wanted:
         return
-    with _open(path) as container:
-        try:
-            yield from _ticks(container, wanted, as_stored)
-        except av.FFmpegError as error:
-            raise VideoError(f"cannot be decoded: {error.strerror}") from error
+    try:
+        with _Shown(path, as_stored) as shown:
+            yield from _ticks(shown, wanted)
+    except av.FFmpegError as error:
+        raise VideoError(f"cannot be decoded: {error.strerror}") from error
 
 
 def merge(spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -168,64 +193,106 @@ def merge(spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
     return merged
 
 
-def _ticks(
-    container: av.container.InputContainer, spans: list[tuple[int, int]], as_stored: bool
-) -> Iterator[tuple[int, av.VideoFrame]]:
-    shown = _Shown(container, as_stored)
-    until, frame = 0.0, None
+def _ticks(shown: "_Shown", spans: list[tuple[int, int]]) -> Iterator[tuple[int, Picture]]:
+    until, picture = 0.0, None
     for start, end in spans:
         if shown.skip_to(start / FPS):
-            frame = None
+            picture = None
         for tick in range(start, end):
-            while frame is None or until - _LATE <= tick / FPS:
+            while picture is None or until - _LATE <= tick / FPS:
                 following = shown.next()
                 if following is None:
                     return
-                until, frame = following
-            yield tick, frame
+                until, picture = following
+            yield tick, picture
 
 
 class _Shown:
-    """The frames of a video one by one, each with the second at which the next one replaces it."""
+    """The pictures of a video one by one, each with the second at which the next one replaces it; a context."""
 
-    def __init__(self, container: av.container.InputContainer, as_stored: bool):
-        self._container = container
-        self._stream = container.streams.video[0]
-        self._step = 1 / FPS if as_stored else float(1 / _rate(self._stream))
-        self._frames = container.decode(self._stream)
-        self._held: tuple[float, av.VideoFrame] | None = None
-        first = next(self._frames, None)
-        self._origin = None if first is None or as_stored else first.time
-        if first is not None:
-            self._held = 0.0, first
+    def __init__(self, path: str | Path, as_stored: bool = False):
+        self._path, self._as_stored = path, as_stored
+        self._start()
+        stream = self._container.streams.video[0]
+        self.seconds = float(_length(self._container, stream) / _rate(stream))
+        self._jumps = self._origin is not None and self._container.format.name != _NO_JUMPS
 
-    def next(self) -> tuple[float, av.VideoFrame] | None:
+    def _start(self) -> None:
+        self._container = _open(self._path)
+        try:
+            self._stream = self._container.streams.video[0]
+            self._step = 1 / FPS if self._as_stored else float(1 / _rate(self._stream))
+            self._pictures = _pictures(self._container)
+            first = next(self._pictures, None)
+        except av.FFmpegError:
+            self._container.close()
+            raise
+        self._held: tuple[float, Picture] | None = None if first is None else (0.0, first)
+        self._origin = None if first is None or self._as_stored else first.frame.time
+
+    def __enter__(self) -> "_Shown":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._container.close()
+
+    def next(self) -> tuple[float, Picture] | None:
         held = self._held
         if held is None:
             return None
-        for frame in self._frames:
-            time = self._time(frame, held[0])
+        for picture in self._pictures:
+            time = self._time(picture.frame, *held)
             if time > held[0]:  # else a repeated stamp
-                self._held = time, frame
+                self._held = time, picture
                 return time, held[1]
         self._held = None
         return held[0] + self._step, held[1]
 
+    def _time(self, frame: av.VideoFrame, before: float, picture: Picture) -> float:
+        """When `frame` comes on, after `picture` that came on at `before`."""
+        if self._origin is None:
+            return before + self._step
+        if self._container.format.name != _NO_JUMPS:
+            return before + self._step if frame.time is None else frame.time - self._origin
+        # made-up stamps miss by a frame or two at times, and right themselves later: only a gap forward is one
+        counted = before + float((picture.frame.duration or 0) * picture.frame.time_base or self._step)
+        told = counted if frame.time is None else frame.time - self._origin
+        return told if told - counted > 1.5 * self._step else counted
+
     def skip_to(self, seconds: float) -> bool:
-        """Jump to the last key frame before `seconds` if that is far ahead; True if it jumped."""
-        if self._held is None or self._origin is None or seconds - self._held[0] <= SEEK_GAP:
+        """Jump to a key frame before `seconds` if that is far ahead; True if the next picture is not the following one.
+
+        Some formats (MPEG-TS) land behind the target: where a jump landed is looked at, and it is tried again from
+        further back; where nothing helps, the video is decoded from its start.
+        """
+        if self._held is None or not self._jumps or seconds - self._held[0] <= SEEK_GAP:
             return False
-        target = (seconds + self._origin) / self._stream.time_base
-        self._container.seek(int(target), stream=self._stream, backward=True)
-        self._frames = self._container.decode(self._stream)
-        frame = next(self._frames, None)
-        self._held = None if frame is None else (self._time(frame, seconds), frame)
+        before = self._held[0]
+        for back in _STEPS_BACK:
+            if seconds - back <= before:
+                break
+            landed = self._land(seconds - back)
+            if landed is not None and landed[0] <= seconds + _LATE:
+                self._held = landed
+                return True
+        self._container.close()
+        self._start()
+        self._jumps = False
         return True
 
-    def _time(self, frame: av.VideoFrame, before: float) -> float:
-        if self._origin is None or frame.time is None:
-            return before + self._step
-        return frame.time - self._origin
+    def _land(self, seconds: float) -> tuple[float, Picture] | None:
+        """(second, picture) to which a jump leads; None if it is no key frame or does not tell its time."""
+        try:
+            self._container.seek(
+                int((seconds + self._origin) / self._stream.time_base), stream=self._stream, backward=True
+            )
+            self._pictures = _pictures(self._container)
+            picture = next(self._pictures, None)
+        except av.FFmpegError:
+            return None
+        if picture is None or picture.frame.time is None or not picture.frame.key_frame:
+            return None
+        return picture.frame.time - self._origin, picture
 
 
 class Encoder:

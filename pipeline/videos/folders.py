@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline.common.files import atomic_write
+from pipeline.common.files import atomic_write, natural
 from pipeline.videos import codec, fomm
 from pipeline.videos.annotations import Listed
 from uniface.images import read_image
@@ -22,6 +22,7 @@ _PARTITIONS = {"train": "train", "dev": "train", "test": "test"}
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.-]+")
 TEST_SHARE = 0.1
 """Of the persons in a folder of plain videos that nobody divided."""
+_FRAMES = (".png", ".jpg", ".jpeg")
 _FRAME_CRF = 10
 
 
@@ -116,15 +117,26 @@ def safe_name(name: str, salt: str = "") -> str:
 
 
 def frames_to_video(folder: Path, path: Path) -> None:
-    """A folder of PNG frames, as FOMM stores clips, as one mp4. Raises ValueError if the frames are not readable."""
-    names = sorted(file for file in folder.iterdir() if file.suffix in (".png", ".jpg"))
+    """A folder of frames, as FOMM stores clips, as one mp4: by the numbers in their names, their central square.
+
+    Raises ValueError naming the folder or file if there are no frames, or one cannot be read or has another size.
+    """
+    names = [file for file in folder.iterdir() if file.suffix.lower() in _FRAMES and not file.name.startswith(".")]
     if not names:
-        raise ValueError("a folder without frames")
-    height, width = read_image(names[0]).shape[:2]
-    encoder = codec.Encoder(min(height, width) // 2 * 2, gop=fomm.FPS, crf=_FRAME_CRF)
-    side = min(height, width) // 2 * 2
-    for name in names:
-        encoder.add(read_image(name)[:side, :side])
+        raise ValueError(f"{folder} holds no frames: a folder with a clip's name should hold PNG or JPEG files")
+    encoder = shape = None
+    for name in sorted(names, key=lambda file: natural(file.stem)):
+        image = read_image(name)
+        if encoder is None:
+            shape = image.shape
+            side = min(shape[:2]) // 2 * 2  # H.264 wants even sides
+            if not side:
+                raise ValueError(f"{name} is a frame of {shape[1]}x{shape[0]} pixels")
+            encoder = codec.Encoder(side, gop=fomm.FPS, crf=_FRAME_CRF)
+            left, top = (shape[1] - side) // 2, (shape[0] - side) // 2
+        if image.shape != shape:
+            raise ValueError(f"{name} is {image.shape[1]}x{image.shape[0]}, frames before it {shape[1]}x{shape[0]}")
+        encoder.add(image[top : top + side, left : left + side])
     with atomic_write(path) as part:
         part.write_bytes(encoder.finish())
 

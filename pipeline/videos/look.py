@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pipeline.params import CropParams
 from pipeline.videos import codec, fomm
-from pipeline.videos.clips import Detector, tracked
+from pipeline.videos.clips import Detector, chunks, tracked
 from pipeline.videos.folders import plain
 
 BEGINNING = 30 * fomm.FPS
@@ -68,18 +68,18 @@ def look(folder: Path, settings: CropParams, detector: Detector, seconds: float 
         if found.looked_at and time.monotonic() > until:
             continue
         found.looked_at += 1
-        boxes, broken = tracked(path, [(0, BEGINNING)], info, settings, detector)
-        found.seen += len(boxes)
-        for chunk in fomm.chunks(boxes, (info.height, info.width), settings):
-            cut_short = chunk.status == "short" and chunk.end == BEGINNING < info.ticks
+        seen, broken = tracked(path, [(0, BEGINNING)], settings, detector)
+        found.seen += seen.end
+        for clip in chunks(path.stem, seen, settings):
+            cut_short = clip.status == "short" and clip.end == BEGINNING < info.ticks
             if cut_short:
                 continue  # by this look, not by the video
-            found.statuses[chunk.status] += 1
-            if chunk.status == "kept":
-                found.frames += chunk.frames
+            found.statuses[clip.status] += 1
+            if clip.status == "kept":
+                found.frames += clip.frames
                 found.persons.add(video.person_id)
             else:
-                found.reasons.setdefault(chunk.status, f"{path.name} at {chunk.first / fomm.FPS:.0f} s: {chunk.reason}")
+                found.reasons.setdefault(clip.status, f"{path.name} at {clip.start / fomm.FPS:.0f} s: {clip.reason}")
         if broken:
             found.statuses["corrupt"] += 1
             found.reasons.setdefault("corrupt", f"{path.name}: {broken}")

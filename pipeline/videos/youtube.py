@@ -20,11 +20,19 @@ _REQUESTS = 2
 LONGEST_PAUSE = 60.0
 """Seconds; the pause before the n-th retry is 2^n up to this."""
 
-# How YouTube's and HTTP's final answers read in yt-dlp's messages; anything else may pass.
+# How answers read in yt-dlp's messages, looked for in this order. Only what no later try can get is gone; YouTube says
+# "Video unavailable" before reasons that pass, too.
+_BLOCKED = re.compile(r"rate-limited|content isn.t available, try again later|not a bot|HTTP Error 429", re.IGNORECASE)
+_PASSING = re.compile(
+    r"try again|playback on other websites|not available on this app|content isn.t available|fragment|"
+    r"unable to download (video|api|player)",
+    re.IGNORECASE,
+)
 _GONE = re.compile(
-    r"HTTP Error 4(04|10)|video (is )?(unavailable|not available|private)|private video|has been removed|was removed|"
-    r"been terminated|no longer available|not made this video available|blocked it|copyright|members-only|"
-    r"inappropriate for some users|confirm your age|does not exist|unsupported url",
+    r"unable to download webpage: HTTP Error 4(04|10)|video (is )?(unavailable|private)\W*$|private video|"
+    r"has been removed|was removed|been terminated|no longer available|isn.t available anymore|"
+    r"not made this video available|blocked it|copyright|members-only|inappropriate for some users|confirm your age|"
+    r"does not exist|unsupported url",
     re.IGNORECASE,
 )
 
@@ -48,6 +56,10 @@ class Outcome:
     path: Path | None = None
 
 
+class Blocked(RuntimeError):
+    """The site answers nothing more to this session, whatever the video."""
+
+
 class _Silent:
     """yt-dlp's log; what matters comes as an exception."""
 
@@ -59,7 +71,7 @@ class _Silent:
 def fetch(video_id: str, folder: Path, settings: Settings) -> Outcome:
     """Get one video into `folder`, which belongs to it alone; a partial file there is continued.
 
-    What fails is tried `attempts` times with growing pauses, what is gone is not.
+    What fails is tried `attempts` times with growing pauses, what is gone is not. Raises Blocked.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for attempt in range(settings.attempts):
@@ -102,7 +114,7 @@ def _try(video_id: str, folder: Path, settings: Settings) -> Outcome:
             downloader.download([url])
     except (YoutubeDLError, OSError) as error:
         reason = re.sub(r"\s+", " ", str(error)).removeprefix("ERROR: ").strip()[:300]
-        return Outcome("unavailable" if _GONE.search(reason) else "failed", reason)
+        return judge(reason)
     files = [file for file in folder.iterdir() if file.suffix not in (".part", ".ytdl")]
     if not files:
         return Outcome("failed", "nothing was downloaded")
@@ -111,6 +123,17 @@ def _try(video_id: str, folder: Path, settings: Settings) -> Outcome:
         files[0].unlink()  # or the next try would take it for done
         return Outcome("failed", broken)
     return Outcome("ok", None, files[0])
+
+
+def judge(reason: str) -> Outcome:
+    """What an error of yt-dlp means for the video. Raises Blocked if it means the session."""
+    if _BLOCKED.search(reason):
+        raise Blocked(
+            f"the site blocks this session for now ({reason}): wait an hour, set download.pause higher or "
+            "download.cookies, and run the same command again; what was fetched is kept"
+        )
+    gone = _GONE.search(reason) and not _PASSING.search(reason)
+    return Outcome("unavailable" if gone else "failed", reason)
 
 
 def check(path: Path) -> str | None:

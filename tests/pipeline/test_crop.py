@@ -14,13 +14,15 @@ import cv2
 import numpy as np
 import pytest
 from drawn_videos import GREEN, GreenDetector, annotation, face_video, picture, write_video
+from numbered import X264, hide_beginning, write, write_changing
 
 from pipeline import params, schemas
 from pipeline.common.places import Places
 from pipeline.crop import crop
 from pipeline.params import CropParams
 from pipeline.videos import clips, fomm
-from pipeline.videos.annotations import Annotations, Crop, read_metadata
+from pipeline.videos.annotations import Annotations, Crop, read_metadata, write_metadata
+from pipeline.videos.boxes import cut_out, fitted
 from pipeline.videos.clips import VideoJob, crop_video
 from pipeline.videos.codec import Encoder
 from pipeline.videos.look import look
@@ -35,6 +37,7 @@ PARAMS = CropParams(
     increase=0.1,
     max_gap=0,
     border="reject",
+    shape="square",
     detect_height=120,
     gop=8,
     crf=16,
@@ -159,6 +162,93 @@ def test_given_boxes_need_no_detector_and_scale_with_the_video(tmp_path):
     assert len(read_frames(found[0].video, range(30))) == 30
 
 
+def mean_of_middle(clip, frame):
+    return read_frames(clip.video, [frame])[0][12:20, 12:20].reshape(-1, 3).mean(0)
+
+
+def test_a_change_of_size_ends_the_track(tmp_path):
+    """The square stays at the same share of the picture; the second part is twice as large, so are its boxes."""
+    path = changing(tmp_path / "v.ts")
+    small, large = fomm.enlarge((50, 30, 98, 78), 0.1), fomm.enlarge((100, 60, 196, 156), 0.1)
+    for found in (run(path, {"00001": text(range(90))}), run(path)):
+        assert [(c.start, c.end, c.status, (c.width, c.height)) for c in found] == [
+            (0, 40, "kept", (160, 120)),
+            (40, 90, "kept", (320, 240)),
+        ]
+        assert found[0].box == pytest.approx(small, abs=2) and found[1].box == pytest.approx(large, abs=3)
+        for clip in found:
+            assert abs(mean_of_middle(clip, 5) - GREEN).max() < 15
+    found = run(path, crops=[Crop(10, 80, (50, 30, 98, 78), 160, 120), Crop(30, 90, (50, 30, 98, 78), 160, 120)])
+    assert [(c.start, c.end, c.status, c.box) for c in found] == [
+        (10, 40, "kept", (50, 30, 98, 78)),
+        (40, 80, "kept", (100, 60, 196, 156)),
+        (30, 40, "short", (50, 30, 98, 78)),
+        (40, 90, "kept", (100, 60, 196, 156)),
+    ]
+    assert abs(mean_of_middle(found[1], 39) - GREEN).max() < 15
+
+
+def test_a_ready_clip_that_changes_its_size_is_two(tmp_path):
+    changing(tmp_path / "vid" / "00001.mkv").rename(tmp_path / "vid" / "00001.mp4")
+    found = crop_video(job(tmp_path / "vid"), SIZE, PARAMS, None)
+    assert [(c.chunk, c.start, c.end, c.status, c.box) for c in found] == [
+        (0, 0, 40, "kept", (20, 0, 140, 120)),
+        (1, 40, 90, "kept", (40, 0, 280, 240)),
+    ]
+
+
+def changing(path: Path) -> Path:
+    path.parent.mkdir(exist_ok=True)
+    box = np.array((50, 30, 98, 78))
+    parts = [(range(40), (120, 160)), (range(40, 90), (240, 320))]
+    draw = lambda k, size: picture(size, box * (size[0] // 120))  # noqa: E731
+    return write_changing(path, "mpegts", "libx264", X264, parts, draw)
+
+
+def test_an_annotation_longer_than_a_lossless_cut_says_so(tmp_path):
+    cut = hide_beginning(face_video(tmp_path / "v.mp4", 98, gop=100), tmp_path / "cut.mp4", 15)
+    found = run(cut, {"00001": text(range(98))})
+    assert summary(found) == [("00001", 0, 0, 83, "kept"), ("00001", 1, 83, 98, "short")]
+
+
+SIZES = (160, 120)
+
+
+@pytest.mark.parametrize(
+    ("box", "square", "stretched"),
+    [
+        ((10, 10, 60, 60), ((10, 10, 60, 60), "as_given"), ((10, 10, 60, 60), "as_given")),
+        ((10, 10, 60, 62), ((10, 10, 60, 62), "as_given"), ((10, 10, 60, 62), "as_given")),
+        ((40, 30, 80, 90), ((30, 30, 90, 90), "grown"), ((40, 30, 80, 90), "stretched")),
+        ((2, 30, 42, 90), ((0, 30, 60, 90), "moved"), ((2, 30, 42, 90), "stretched")),
+        ((100, 90, 160, 110), ((100, 60, 160, 120), "moved"), ((100, 90, 160, 110), "stretched")),
+        ((10, 10, 150, 110), ((10, -10, 150, 130), "padded"), ((10, 10, 150, 110), "stretched")),
+        ((0, 0, 160, 120), ((0, -20, 160, 140), "padded"), ((0, 0, 160, 120), "stretched")),
+        ((130, 80, 190, 140), ((100, 60, 160, 120), "moved"), ((130, 80, 160, 120), "stretched")),
+        ((200, 10, 260, 70), (None, None), (None, None)),
+    ],
+)
+def test_given_boxes_become_square_or_are_stretched(box, square, stretched):
+    assert fitted(box, SIZES, "square") == square
+    assert fitted(box, SIZES, "stretch") == stretched
+    if square[0]:
+        assert fitted(square[0], SIZES, "square")[0] == square[0]  # what is written comes back
+        left, top, right, bottom = square[0]
+        assert cut_out(np.zeros((120, 160, 3), np.uint8), square[0]).shape == (bottom - top, right - left, 3)
+
+
+def test_a_square_larger_than_the_picture_is_kept_and_counted(tmp_path):
+    path = face_video(tmp_path / "v.mp4", 40)
+    wide = Crop(0, 30, (10, 10, 150, 110), 160, 120)
+    (padded,) = run(path, crops=[wide])
+    assert (padded.status, padded.fit, padded.box) == ("kept", "padded", (10, -10, 150, 130))
+    (stretched,) = run(path, crops=[wide], shape="stretch")
+    assert (stretched.status, stretched.fit, stretched.box) == ("kept", "stretched", wide.box)
+    assert not np.array_equal(read_frames(padded.video, [0]), read_frames(stretched.video, [0]))
+    (outside,) = run(path, crops=[Crop(0, 30, (200, 10, 260, 70), 160, 120)])
+    assert outside.status == "at_border" and "outside" in outside.reason
+
+
 def test_clips_that_others_cropped_are_taken_frame_by_frame(tmp_path):
     folder = tmp_path / "vid"
     face_video(folder / "00001.mp4", 30, size=(64, 64), box=(8, 8, 56, 56))
@@ -240,22 +330,9 @@ def test_rotated_ten_bit_and_odd_sized(tmp_path):
     assert clip.status == "kept" and (clip.width, clip.height) == (161, 121)
 
 
-def with_hidden_frames(path, video, frames=3):
-    """A lossless cut: the first frames are stored and an edit list hides them."""
-    with av.open(str(video)) as source, av.open(str(path), "w", options={"avoid_negative_ts": "disabled"}) as target:
-        stored = source.streams.video[0]
-        copy = target.add_stream_from_template(stored)
-        earlier = int(frames / 25 / stored.time_base)
-        for packet in source.demux(stored):
-            if packet.dts is not None:
-                packet.pts, packet.dts, packet.stream = packet.pts - earlier, packet.dts - earlier, copy
-                target.mux(packet)
-    return path
-
-
 def test_a_video_of_ones_own_is_as_long_as_what_is_seen(tmp_path):
     """Frames behind an edit list, and a variable rate, leave no piece over; no annotation is talked of."""
-    cut = with_hidden_frames(tmp_path / "cut.mp4", face_video(tmp_path / "whole.mp4", 98))
+    cut = hide_beginning(face_video(tmp_path / "whole.mp4", 98), tmp_path / "cut.mp4", 3)
     assert summary(run(cut)) == [(clips.WHOLE, 0, 0, 95, "kept")]
     times = [k + k // 7 for k in range(80)]
     variable = face_video(tmp_path / "variable.mp4", 80, times=times)
@@ -266,16 +343,8 @@ def test_a_video_of_ones_own_is_as_long_as_what_is_seen(tmp_path):
 
 
 def test_pixels_that_are_not_square_are_made_square(tmp_path):
-    path = tmp_path / "anamorphic.mp4"
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=25)
-        stream.width, stream.height, stream.pix_fmt = 120, 120, "yuv420p"
-        stream.codec_context.sample_aspect_ratio = Fraction(4, 3)
-        for k in range(30):  # 36 of 160 shown pixels wide, 48 high
-            frame = av.VideoFrame.from_ndarray(picture((120, 120), (36, 30, 72, 78)), format="rgb24")
-            frame.pts = k
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
+    draw = lambda k: picture((120, 120), (36, 30, 72, 78))  # noqa: E731  # 36 of 160 shown pixels wide, 48 high
+    path = write(tmp_path / "v.mp4", 30, "mp4", options=X264, size=(120, 120), aspect=Fraction(4, 3), draw=draw)
     (clip,) = run(path)
     assert (clip.width, clip.height, clip.status) == (160, 120, "kept")
     left, top, right, bottom = clip.box
@@ -291,7 +360,7 @@ def test_a_square_beyond_the_border_is_told_by_how_much_and_can_be_mirrored(tmp_
     (clip,) = run(video, border="pad")
     assert clip.status == "kept" and clip.box[0] == -2
     image = np.arange(4 * 5 * 3, dtype=np.uint8).reshape(4, 5, 3)
-    found = clips.cut_out(image, (-2, 1, 3, 6))
+    found = cut_out(image, (-2, 1, 3, 6))
     assert found.shape == (5, 5, 3) and np.array_equal(found[:3, 2:], image[1:, :3])
     assert np.array_equal(found[:3, 1], image[1:, 1]) and np.array_equal(found[3, 2:], image[2, :3])
 
@@ -420,6 +489,27 @@ def test_the_written_metadata_crops_the_same_clips_without_a_detector(tmp_path):
     again = crop_video(job(data / "videos/id00000/a.mp4", crops=given), SIZE, PARAMS, None)
     stored = read_table(data / "clips" / "train-00000.parquet", "clips").to_pylist()
     assert [clip.video for clip in again] == [entry["video"] for entry in stored]
+
+
+def test_bad_lines_and_given_boxes_are_counted_in_the_report(tmp_path):
+    import zipfile
+
+    data = lay_out(tmp_path, {"a": "train"})
+    with zipfile.ZipFile(data / "annotations" / "txt.zip", "w") as archive:
+        good = annotation("id00000", "a", range(60), box=(40, 30, 88, 78)).splitlines()
+        good[20] += " 0.5"
+        archive.writestr("txt/id00000/a/00001.txt", "\n".join(good))
+    report = run_stage(data, tmp_path)
+    assert (report["bad_annotation_lines"], report["kept"], "given_boxes" in report) == (1, 1, False)
+    index = read_table(data / "clips" / "index.parquet", "clip_index").to_pylist()
+    assert [(row["bad_lines"], row["frames"]) for row in index] == [(1, 60)]
+    (data / "annotations" / "txt.zip").unlink()
+    crops = [Crop(0, 30, (40, 30, 88, 78), 160, 120), Crop(30, 60, (2, 30, 42, 78), 160, 120)]
+    write_metadata(data / "annotations" / "vox-metadata.csv", [("id00000", "a", "train", crop) for crop in crops])
+    report = run_stage(data, tmp_path)
+    assert report["given_boxes"] == {"as_given": 1, "grown": 0, "moved": 1, "padded": 0, "stretched": 0}
+    report = run_stage(data, tmp_path, shape="stretch")
+    assert report["given_boxes"] == {"as_given": 1, "grown": 0, "moved": 0, "padded": 0, "stretched": 1}
 
 
 def test_a_second_run_makes_nothing_again_and_a_new_video_costs_only_itself(tmp_path, monkeypatch):

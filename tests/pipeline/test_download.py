@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from drawn_videos import annotation, face_video, picture
+from numbered import number, numbered
 
 from pipeline import params
 from pipeline.common.places import Places
 from pipeline.download import download
-from pipeline.videos import folders
+from pipeline.videos import codec, folders
 from uniface.images import write_image
 from uniface.tables import read_table
 
@@ -121,6 +122,46 @@ def test_voxceleb2s_own_release_and_fomms_folders(tmp_path):
         "id10270/x/00004#000.mp4",
     }
     assert rows["vid"]["frames"] == 60 and rows["vid"]["path"] == "videos/id00017/vid"
+
+
+def frames_folder(raw, name):
+    folder = raw / "train" / name
+    folder.mkdir(parents=True)
+    return folder
+
+
+def test_folders_of_frames_come_in_natural_order_and_keep_their_central_square(tmp_path):
+    folder = frames_folder(tmp_path / "raw", "id10001#w#00003.txt#002.mp4")
+    for k in range(70):
+        image = np.zeros((48, 96, 3), np.uint8)
+        image[:, 24:72] = numbered(k, (48, 48))
+        image[:, 72:] = 255
+        write_image(folder / f"{k}{('.png', '.PNG', '.jpeg', '.jpg')[k % 4]}", image)
+    (folder / ".DS_Store").write_bytes(b"x")
+    assert run(tmp_path, source="folder")[0]["ok"] == 1
+    stored = tmp_path / "data/videos/id10001/w/00003#002.mp4"
+    found = [picture.rgb() for _, picture in codec.ticks(stored, as_stored=True)]
+    assert {frame.shape for frame in found} == {(48, 48, 3)}
+    assert [number(frame) for frame in found] == list(range(70))
+
+
+def test_a_broken_folder_of_frames_costs_its_video_alone(tmp_path):
+    raw = tmp_path / "raw"
+    for video in ("good", "cut", "zero", "sizes"):
+        folder = frames_folder(raw, f"id10001#{video}#00003.txt#000.mp4")
+        for k in range(3):
+            write_image(folder / f"{k}.png", numbered(k, (48, 48)))
+    frames_folder(raw, "id10001#empty#00003.txt#000.mp4")
+    cut = raw / "train" / "id10001#cut#00003.txt#000.mp4" / "1.png"
+    cut.write_bytes(cut.read_bytes()[:60])
+    (raw / "train" / "id10001#zero#00003.txt#000.mp4" / "2.png").write_bytes(b"")
+    write_image(raw / "train" / "id10001#sizes#00003.txt#000.mp4" / "2.png", numbered(1, (60, 60)))
+    counts, rows = run(tmp_path, source="folder")
+    assert counts == {"ok": 1, "unavailable": 0, "failed": 4} and rows["good"]["status"] == "ok"
+    for name, place in {"cut": "1.png", "zero": "2.png", "sizes": "2.png", "empty": "id10001#empty"}.items():
+        assert rows[name]["status"] == "failed" and place in rows[name]["reason"] and rows[name]["path"] is None
+    write_image(cut, numbered(1, (48, 48)))  # mended in place
+    assert run(tmp_path, source="folder")[1]["cut"]["status"] == "ok"
 
 
 def test_any_talking_heads_without_annotations(tmp_path):
@@ -282,6 +323,77 @@ def test_the_address_is_not_given_a_chance_to_inject(tmp_path, server):
     outcome = fetch("../../x?y", tmp_path / "store", settings(tmp_path, url=url).download)
     assert outcome.status == "unavailable"
     assert {name for name, _ in handler.log} == {"..%2F..%2Fx%3Fy"}
+
+
+GONE = (
+    "Private video. Sign in if you've been granted access to this video",
+    "Video unavailable. This video has been removed by the uploader",
+    "Video unavailable. This video is no longer available because the YouTube account has been terminated.",
+    "Video unavailable. The uploader has not made this video available in your country",
+    "Video unavailable",
+    "This video isn't available anymore",
+)
+PASSING = (
+    "Video unavailable. Playback on other websites has been disabled by the video owner",
+    "Video unavailable. This content isn\u2019t available.",
+    "fragment 1 not found, unable to continue",
+    "unable to download video data: HTTP Error 404: Not Found",
+    "unable to download video data: HTTP Error 403: Forbidden",
+    "Unable to download API page: HTTP Error 404: Not Found",
+    "An error occurred. Please try again later",
+    "Video unavailable. The following content is not available on this app.. Watch on the latest version of YouTube",
+    "The read operation timed out",
+)
+LIMIT = (
+    "Video unavailable. This content isn\u2019t available, try again later. The current session has been rate-limited "
+    "by YouTube for up to an hour. It is recommended to use `-t sleep`"
+)
+BLOCKED = (
+    LIMIT,
+    "This content isn't available, try again later.",
+    "Sign in to confirm you\u2019re not a bot. Use --cookies-from-browser or --cookies for the authentication.",
+    "Unable to download webpage: HTTP Error 429: Too Many Requests",
+)
+
+
+def test_only_what_is_certainly_gone_is_unavailable():
+    from pipeline.videos import youtube
+
+    assert {text: youtube.judge(f"[youtube] abc: {text}").status for text in GONE} == dict.fromkeys(GONE, "unavailable")
+    assert {text: youtube.judge(f"[youtube] abc: {text}").status for text in PASSING} == dict.fromkeys(
+        PASSING, "failed"
+    )
+    for text in BLOCKED:
+        with pytest.raises(youtube.Blocked, match=r"blocks this session.*same command"):
+            youtube.judge(f"[youtube] abc: {text}")
+
+
+def test_a_block_stops_the_stage_and_the_next_run_goes_on(tmp_path, server, monkeypatch):
+    import yt_dlp
+
+    handler, url = server
+    names = [f"v{k:02d}" for k in range(30)]
+    handler.files = dict.fromkeys(names, face_video(tmp_path / "v.mp4", 30).read_bytes())
+    list_videos(tmp_path, names)
+    plain = yt_dlp.YoutubeDL.download
+    asked = []
+
+    def limited(self, urls):
+        asked.append(urls)
+        if len(asked) > 2:
+            raise yt_dlp.utils.DownloadError(f"[youtube] x: {LIMIT}")
+        return plain(self, urls)
+
+    monkeypatch.setattr(yt_dlp.YoutubeDL, "download", limited)
+    options = {"source": "youtube", "url": url, "parallel": 1}
+    with pytest.raises(RuntimeError, match=r"rate-limited.*download\.pause"):
+        run(tmp_path, **options)
+    assert len(asked) == 3  # not one more
+    monkeypatch.undo()
+    handler.log.clear()
+    counts, _ = run(tmp_path, **options)
+    assert counts == {"ok": 30, "unavailable": 0, "failed": 0}
+    assert not {"v00", "v01"} & {name for name, _ in handler.log}
 
 
 # --- the sample ----------------------------------------------------------------------------------------------------

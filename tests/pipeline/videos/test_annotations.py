@@ -53,13 +53,79 @@ def test_what_is_written_is_read_again():
         ("\n" * 6 + "X Y W H\n", "line 7"),
         ("\n" * 6 + "FRAME X Y W H\n", "no frames"),
         ("\n" * 6 + "FRAME X Y W H\n1 0.1 0.1 0.2\n", "line 8"),
-        ("\n" * 6 + "FRAME X Y W H\n5 0 0 1 1\n4 0 0 1 1\n", "rise"),
-        ("\n" * 6 + "FRAME X Y W H\n1 0 0 1 1\n99999999 0 0 1 1\n", "day"),
+        ("\n" * 6 + "FRAME X Y W H\n-5 0 0 1 1\n", "rise"),
+        ("\n" * 6 + "FRAME X Y W H\n1 0,1 0,1 0,2 0,3\n", "line 8 has decimal commas"),
     ],
 )
 def test_bad_texts_are_told(text, message):
     with pytest.raises(ValueError, match=message):
         parse_utterance(text, "00001")
+
+
+GOOD = [(k, 0.1, 0.2, 0.3, 0.4) for k in range(100, 110)]
+
+
+@pytest.mark.parametrize(
+    ("at", "line"),
+    [
+        (3, "103 0.1 0.2 0.3"),
+        (3, "103 0.1 0.2 0.3 0.4 0.5"),
+        (3, "one 0.1 0.2 0.3 0.4"),
+        (3, "103 0.1 nan 0.3 0.4"),
+        (3, "900 0.1 0.2 0.3 0.4"),
+        (0, "900 0.1 0.2 0.3 0.4"),
+        (9, "99999999 0.1 0.2 0.3 0.4"),
+        (5, "100 0.1 0.2 0.3 0.4"),
+    ],
+)
+def test_a_bad_line_costs_that_line(at, line):
+    lines = [" ".join(map(str, row)) for row in GOOD]
+    lines[at] = line
+    track = parse_utterance("\ufeff" + "\n" * 6 + "FRAME X Y W H\n" + "\n".join(lines) + "\n", "1")
+    assert (track.first, track.end) == (101 if at == 0 else 100, 109 if at == 9 else 110)
+    assert track.boxes == pytest.approx(np.tile([0.1, 0.2, 0.4, 0.6], (len(track.boxes), 1)))
+    assert track.bad_lines == 1
+
+
+def test_a_byte_order_mark_changes_nothing(tmp_path):
+    (tmp_path / "txt" / "id00012" / "v").mkdir(parents=True)
+    (tmp_path / "txt" / "id00012" / "v" / "00001.txt").write_text(PUBLISHED, encoding="utf-8-sig")
+    assert Annotations(tmp_path).texts("id00012", "v") == {"00001": PUBLISHED}
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "vox-metadata.csv").write_text(SHIPPED, encoding="utf-8-sig")
+    assert len(Annotations(tmp_path / "m").videos()) == 2
+    (tmp_path / "m" / "vox2_meta.csv").write_text(
+        "VoxCeleb2 ID ,VGGFace2 ID ,Gender ,Set \nid10005 ,n1 ,m ,test\nid10270\n", encoding="utf-8-sig"
+    )
+    assert [one.split for one in Annotations(tmp_path / "m").videos()] == ["test", "test"]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        "WMh3ye5tBsE,1,99",
+        "WMh3ye5tBsE,1,99,1-2-3-4,25,1280,720,train,id10005,more",
+        "WMh3ye5tBsE,x,99,1-2-3-4,25,1280,720,train,id10005",
+        "WMh3ye5tBsE,1,99,1-2-3,25,1280,720,train,id10005",
+        "WMh3ye5tBsE,1,99,1-2-3-4,25,0,720,train,id10005",
+    ],
+)
+def test_a_bad_row_of_the_metadata_costs_that_row(tmp_path, row):
+    path = tmp_path / "vox-metadata.csv"
+    path.write_text(SHIPPED + row + "\n")
+    found = Annotations(path)
+    assert len(found.crops("id10005", "WMh3ye5tBsE")) == 2
+    assert len(found.bad_rows) == 1 and "line 5" in found.bad_rows[0]
+    path.write_text(SHIPPED.splitlines()[0] + "\n" + row + "\n")
+    with pytest.raises(ValueError, match=r"no row.*line 2"):
+        Annotations(path)
+
+
+def test_decimal_commas_in_the_metadata_are_refused(tmp_path):
+    path = tmp_path / "vox-metadata.csv"
+    path.write_text(SHIPPED.replace("624-48-1018-553", '"624,5-48-1018-553"'))
+    with pytest.raises(ValueError, match="line 2 has decimal commas"):
+        Annotations(path)
 
 
 def test_zip_folder_and_saved_copy_hold_the_same(tmp_path):
@@ -121,8 +187,9 @@ def test_foreign_names_never_become_paths(tmp_path):
     assert Annotations(path).videos() == [Listed("id00012", "v", "train")]
     bad = SHIPPED.replace("id10270", "../id")
     (tmp_path / "vox-metadata.csv").write_text(bad)
-    with pytest.raises(ValueError, match="line 3"):
-        Annotations(tmp_path / "vox-metadata.csv")
+    found = Annotations(tmp_path / "vox-metadata.csv")
+    assert [one.person_id for one in found.videos()] == ["id10005"]
+    assert "line 3" in found.bad_rows[0]
 
 
 def test_shipped_metadata_is_read_and_written_back(tmp_path):

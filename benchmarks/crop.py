@@ -200,6 +200,8 @@ def _index_row(k: int) -> dict:
         "split": "train",
         "status": "kept" if kept else "small",
         "reason": None if kept else "120 pixels, 256 needed",
+        "fit": None,
+        "bad_lines": 0,
         "shard": f"train-{k // 512:05d}.parquet" if kept else None,
         "row": k % 512 if kept else None,
     }

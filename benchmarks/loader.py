@@ -61,7 +61,14 @@ def write_clips(folder: Path, video: bytes, frames: int, count: int) -> None:
     }  # fmt: skip
     rows = [row | {"chunk": n} for n in range(count)]
     schemas.write(folder / "train-00000.parquet", [r | {"video": video} for r in rows], schemas.CLIPS)
-    kept = {"split": "train", "status": "kept", "reason": None, "shard": "train-00000.parquet"}
+    kept = {
+        "split": "train",
+        "status": "kept",
+        "reason": None,
+        "fit": None,
+        "bad_lines": 0,
+        "shard": "train-00000.parquet",
+    }
     schemas.write(folder / "index.parquet", [r | kept | {"row": n} for n, r in enumerate(rows)], schemas.CLIP_INDEX)
 
 
@@ -152,7 +159,9 @@ def index(count: int = 1_000_000, per_shard: int = 64) -> dict:
         return pa.DictionaryArray.from_arrays(number // every, values).cast(pa.string())
 
     columns = {field.name: pa.nulls(count, field.type) for field in schemas.CLIP_INDEX}
-    columns |= {name: pa.array(np.full(count, 100, np.int32)) for name in ("chunk", "start", "end", "frames")}
+    columns |= {
+        name: pa.array(np.full(count, 100, np.int32)) for name in ("chunk", "start", "end", "frames", "bad_lines")
+    }
     columns |= {
         "person_id": names("id{:05d}", 200),
         "video_id": names("video{:06d}", 8),

@@ -35,6 +35,7 @@ from uniface.model import UniFace
 from uniface.objective import LossNets
 from uniface.stream import sample_stream
 from uniface.train import Trainer, start_from_reenactment, train
+from uniface.use.bundle import facts
 
 NETS = ("recogniser", "perceptual", "lpips", "contextual")  # roles that a loss may look through
 STATE = "state.pt"
@@ -56,6 +57,7 @@ class TrainJob:
     stage1: str | None  # model file whose attribute embedder swapping starts from
     loader_workers: int
     threads: int
+    detect_height: int  # rows at which faces were found in the training data
 
 
 def train_stage(task: Task, params: Params, places: Places) -> Path:
@@ -100,6 +102,7 @@ def make_job(task: Task, params: Params, places: Places) -> TrainJob:
         stage1=stage1 and str(stage1),
         loader_workers=params.compute.loader_workers,
         threads=params.compute.cpus_per_worker,
+        detect_height=params.crop.detect_height,
     )
 
 
@@ -335,7 +338,11 @@ def write_results(job: TrainJob, state: dict, model: Path, report: Path) -> None
     """The averaged weights as a model file, and the curve as a table with a column per loss."""
     net = UniFace(job.model)
     net.load_state_dict(state["average"])
-    net.save(model, {"task": job.task, "step": state["step"], "skipped": state["skipped"]})
+    extra = {"task": job.task, "step": state["step"], "skipped": state["skipped"]}
+    detector = Path(job.nets) / "faces" / "detector.onnx"
+    if detector.is_file():  # with which the faces of the training data were found, and are to be found by its users
+        extra |= facts(job.task, detector, job.detect_height)
+    net.save(model, extra)
     columns = list(dict.fromkeys(name for row in state["curve"] for name in row))
     with atomic_write(report) as part, part.open("w", newline="", encoding="utf-8") as file:
         table = csv.DictWriter(file, columns, restval="")

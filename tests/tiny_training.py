@@ -40,7 +40,7 @@ def write_clips(folder: Path) -> None:
         videos = [{"video": mp4(30 * n)} for n in range(first, first + count)]
         shard = f"{split}-00000.parquet"
         schemas.write(folder / shard, [row | video for row, video in zip(rows, videos, strict=True)], schemas.CLIPS)
-        kept = {"split": split, "status": "kept", "reason": None, "shard": shard}
+        kept = {"split": split, "status": "kept", "reason": None, "fit": None, "bad_lines": 0, "shard": shard}
         index += [row | kept | {"row": i} for i, row in enumerate(rows)]
     schemas.write(folder / "index.parquet", index, schemas.CLIP_INDEX)
 

@@ -48,7 +48,7 @@ def load_deep3d(path: str | Path) -> Deep3D:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path} not found: the checkpoint of Deep3DFaceRecon (weights.regressor)")
+        raise FileNotFoundError(f"{path} not found: the checkpoint of Deep3DFaceRecon (weights.roles.regressor)")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:

@@ -341,7 +341,15 @@ def project(tmp_path_factory, nets):
             "frames": 6,
         }
         rows.append(row | {"video": path.read_bytes()})
-        kept = {"split": "test", "status": "kept", "reason": None, "shard": "test-00000.parquet", "row": n}
+        kept = {
+            "split": "test",
+            "status": "kept",
+            "reason": None,
+            "fit": None,
+            "bad_lines": 0,
+            "shard": "test-00000.parquet",
+            "row": n,
+        }
         index.append(row | kept)
     schemas.write(folder / "data/clips/test-00000.parquet", rows, schemas.CLIPS)
     schemas.write(folder / "data/clips/index.parquet", index, schemas.CLIP_INDEX)

@@ -17,7 +17,7 @@ STAGES = {name: getattr(importlib.import_module(f"pipeline.{name}"), name) for n
 STAGES |= {f"train_{task}": partial(train_stage, task) for task in TASKS}
 # What is wrong in an empty folder, where the sample would be made from nothing.
 CHANGES = {
-    "weights": {"weights": {"source": "internet", "regressor": "missing.onnx", "regressor_sha256": "short"}},
+    "weights": {"weights": {"roles": {"regressor": {"file": "missing.onnx", "sha256": "0" * 64}}}},
     "download": {"download": {"source": "folder", "folder": "missing"}},
     "pairs": {"pairs": {"source": "zip", "path": "missing.zip"}},
 }
@@ -35,7 +35,7 @@ def test_what_is_missing_is_said_in_one_sentence(stage, tmp_path, monkeypatch, c
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(values))
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as end:
-        places.main(STAGES[stage])
+        places.main(STAGES[stage], stage)
     assert end.value.code == 1
     said = capsys.readouterr().err
     assert said.startswith("error: ") and said.count("\n") == 1

@@ -51,9 +51,9 @@ def write_clips(folder, videos: list[bytes], frames: int = FRAMES, per_shard: in
         part = list(range(first, min(first + per_shard, len(videos))))
         shard = f"train-{first // per_shard:05d}.parquet"
         schemas.write(folder / shard, [rows[n] | {"video": videos[n]} for n in part], schemas.CLIPS)
-        kept = {"split": "train", "status": "kept", "reason": None, "shard": shard}
+        kept = {"split": "train", "status": "kept", "reason": None, "fit": None, "bad_lines": 0, "shard": shard}
         index += [rows[n] | kept | {"row": i} for i, n in enumerate(part)]
-    short = {"split": "train", "status": "short", "reason": "12 of 64 frames", "shard": None, "row": None}
+    short = kept | {"status": "short", "reason": "12 of 64 frames", "shard": None, "row": None}
     schemas.write(folder / "index.parquet", [*index, rows[0] | short], schemas.CLIP_INDEX)
 
 
@@ -284,6 +284,8 @@ def test_a_million_clips_open_within_seconds(tmp_path):
         "split": names("train", n),
         "status": names("kept", n),
         "reason": pa.nulls(n, pa.string()),
+        "fit": pa.nulls(n, pa.string()),
+        "bad_lines": pa.array(np.zeros(n, np.int32)),
         "shard": names("train-{:05d}.parquet", per_shard),
         "row": pa.array((number % per_shard).astype(np.int32)),
     }

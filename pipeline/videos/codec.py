@@ -21,6 +21,8 @@ _STEPS_BACK = (0.0, 4.0, 16.0, 64.0)
 _NO_JUMPS = "mpeg"
 """MPEG program streams (MPEG-PS, VOB): few packets bear a stamp, and what is made up for the others after a jump is off
 by a frame."""
+_GAP = 1.0
+"""Seconds by which a stamp in a program stream must be ahead of the frames counted so far to be believed."""
 _WIDEST = 8
 """Pixels with a side this many times the other are a header's mistake."""
 REPEATABLE = "mbtree=0"
@@ -254,10 +256,10 @@ class _Shown:
             return before + self._step
         if self._container.format.name != _NO_JUMPS:
             return before + self._step if frame.time is None else frame.time - self._origin
-        # made-up stamps miss by a frame or two at times, and right themselves later: only a gap forward is one
+        # made-up stamps miss by some frames, and right themselves later: only a larger gap is one
         counted = before + float((picture.frame.duration or 0) * picture.frame.time_base or self._step)
         told = counted if frame.time is None else frame.time - self._origin
-        return told if told - counted > 1.5 * self._step else counted
+        return told if told - counted > _GAP else counted
 
     def skip_to(self, seconds: float) -> bool:
         """Jump to a key frame before `seconds` if that is far ahead; True if the next picture is not the following one.

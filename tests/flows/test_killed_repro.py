@@ -21,7 +21,7 @@ from uniface.stream import sample_stream
 from uniface.train import train as train_loop
 
 REPRO = ("dvc", "repro", "--single-item", "train_reenactment")  # its clips are drawn here, no stage before it runs
-STEPS, EVERY = 110, 10  # of the training, and from checkpoint to checkpoint
+STEPS, EVERY = 200, 10  # of the training, and from checkpoint to checkpoint
 CHECKPOINTS = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "2"}  # seconds; see until_safe
 DRIVER, WORKER = r"\S+ -m pipeline\.train ", r"ray::\S*RayTrainWorker"
 

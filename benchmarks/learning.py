@@ -18,10 +18,12 @@ import torch
 
 from pipeline.common.places import Places
 from pipeline.evaluate import measure, runner
-from pipeline.params import Params, load
+from pipeline.params import load
 from pipeline.scoring.held_out import clip_pairs, exact
 from pipeline.scoring.scorer import Scorer
-from pipeline.train import make_job, make_trainer, open_data
+from pipeline.sections import Params
+from pipeline.training.job import make_job
+from pipeline.training.worker import make_trainer, open_data
 from uniface.images import to_tensor
 from uniface.objective import Batch
 from uniface.stream import sample_stream

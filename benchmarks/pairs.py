@@ -22,7 +22,8 @@ import numpy as np
 from pipeline.common.cluster import KEEP_MEMORY
 from pipeline.common.places import Places
 from pipeline.pairs import pairs
-from pipeline.params import PairsParams, load
+from pipeline.params import load
+from pipeline.sections import PairsParams
 
 SIZE = 256
 PER_IDENTITY = 5

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pipeline.params import Params
+    from pipeline.sections import Params
     from uniface.config import TrainConfig
 
 SEEN_BY_DVC = ("download.folder", "download.annotations", "pairs.path")

@@ -17,15 +17,16 @@ from pipeline.common.code import code
 from pipeline.common.files import digest, publish, work_folder, write_json
 from pipeline.common.places import Places, main
 from pipeline.common.progress import progress
-from pipeline.params import Params
+from pipeline.sections import Params
 from pipeline.videos import fomm
-from pipeline.videos.clips import Clip, Cropper, Detector, VideoJob, load_detector
+from pipeline.videos.clips import Cropper, VideoJob, load_detector
 from pipeline.videos.report import write_report
 from pipeline.videos.shards import Blob, Jobs, Results, Shards
+from pipeline.videos.tracks import Clip, Detector
 
 STATUSES = ("kept", "short", "small", "at_border", "no_face", "corrupt")
 FITS = ("as_given", "grown", "moved", "padded", "stretched")
-"""What became of the boxes of a vox-metadata.csv: `pipeline.videos.clips.placed`."""
+"""What became of the boxes of a vox-metadata.csv: `pipeline.videos.cutting.placed`."""
 PREVIEWS = 24
 """Clips on the contact sheet."""
 

@@ -19,7 +19,7 @@ from pipeline import schemas
 from pipeline.common.files import Notes, digest, publish, sha256, stamps
 from pipeline.common.places import Places, main
 from pipeline.common.progress import progress
-from pipeline.params import DownloadParams, Params
+from pipeline.sections import DownloadParams, Params
 from pipeline.videos import codec, folders, youtube
 from pipeline.videos.annotations import META_FILE, TEST_SPEAKERS, Annotations, Listed, read_meta
 

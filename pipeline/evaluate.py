@@ -16,9 +16,9 @@ import numpy as np
 
 from pipeline.common.files import atomic_write, weights_digest, write_json
 from pipeline.common.places import Places, main
-from pipeline.params import Params
 from pipeline.scoring.held_out import Pairs, clip_pairs, exact, others, portrait_pairs
 from pipeline.scoring.paper import write_comparison
+from pipeline.sections import Params
 from uniface.config import TASKS, Task
 
 if TYPE_CHECKING:

@@ -23,9 +23,9 @@ from pipeline.common.code import code
 from pipeline.common.files import atomic_write, contents, publish, work_folder, write_json
 from pipeline.common.places import Places, main
 from pipeline.common.progress import progress
-from pipeline.params import PairsParams, Params
 from pipeline.portraits.layouts import IDENTITIES, PARTITION, Files, Item, Layout, open_source
 from pipeline.portraits.prepare import Rejected, prepare
+from pipeline.sections import PairsParams, Params
 
 if TYPE_CHECKING:
     from uniface.faces import Faces

@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.common.places import Places
-from pipeline.params import Params, PromoteParams, load_or_exit
+from pipeline.params import load_or_exit
+from pipeline.sections import Params, PromoteParams
 from pipeline.tracking import store, versions
 from uniface.config import TASKS
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.common.files import digest, sha256, weights_digest, write_json
 from pipeline.common.nets import MANIFEST
 from pipeline.common.places import Places, main
-from pipeline.params import Params
+from pipeline.sections import Params
 from pipeline.tracking import runs, store, versions
 from pipeline.tracking.card import card
 from pipeline.tracking.journal import send_leftovers

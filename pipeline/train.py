@@ -9,55 +9,23 @@ import csv
 import os
 import shutil
 import sys
-import tempfile
-from contextlib import nullcontext
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from pipeline.common.checkpoints import forget_missing, take_up
+from pipeline.common.checkpoints import forget_missing
 from pipeline.common.cluster import connect, disconnect, in_thread, is_ours
-from pipeline.common.code import code
-from pipeline.common.files import atomic_write, contents, work_folder
-from pipeline.common.nets import read_manifest
+from pipeline.common.files import atomic_write, work_folder
 from pipeline.common.places import Places, main
-from pipeline.params import ComputeParams, Params
+from pipeline.sections import ComputeParams, Params
 from pipeline.tracking.watch import watched
-from uniface.backbones import load_lpips_weights, load_perceptual, load_recogniser
-from uniface.config import TASKS, ModelConfig, Task, TrainConfig
-from uniface.data import ClipDataset, PairDataset
-from uniface.discriminator import Discriminator
-from uniface.images import grid, to_tensor, to_uint8
+from pipeline.training.job import TrainJob, fingerprint, make_job
+from pipeline.training.worker import STATE, check_contextual_maps, train_worker
+from uniface.config import TASKS, Task
 from uniface.model import UniFace
-from uniface.objective import LossNets
-from uniface.stream import sample_stream
-from uniface.train import Trainer, start_from_reenactment, train
 from uniface.use.bundle import facts
 
-NETS = ("recogniser", "perceptual", "lpips", "contextual")  # roles that a loss may look through
-STATE = "state.pt"
 MAX_FAILURES = 2  # of a worker, before training gives up
 LOSSES = 2  # of our own Ray, before training gives up
-PREVIEWS = 6  # rows of a sample grid
-
-
-@dataclass(frozen=True)
-class TrainJob:
-    """What a worker must know; plain values and absolute paths, since workers run elsewhere."""
-
-    task: Task
-    model: ModelConfig
-    config: TrainConfig
-    seed: int
-    data: str
-    nets: str
-    stage1: str | None  # model file whose attribute embedder swapping starts from
-    loader_workers: int
-    threads: int
-    detect_height: int  # rows at which faces were found in the training data
 
 
 def train_stage(task: Task, params: Params, places: Places) -> Path:
@@ -81,42 +49,6 @@ def train_stage(task: Task, params: Params, places: Places) -> Path:
         with atomic_write(out) as part:
             shutil.copyfile(path, part)
     return model
-
-
-def make_job(task: Task, params: Params, places: Places) -> TrainJob:
-    """The work of one stage. Raises FileNotFoundError or ValueError naming what is missing or does not fit."""
-    config = {"reenactment": params.train_reenactment, "swapping": params.train_swapping}[task]
-    data = places.clips if task == "reenactment" else places.pairs
-    if not data.is_dir():
-        raise FileNotFoundError(f"data/{data.name} is missing: run the stage before (dvc repro, or dvc pull)")
-    stage1 = places.model("reenactment") if task == "swapping" else None
-    if stage1 and not stage1.is_file():
-        raise FileNotFoundError("models/reenactment.safetensors is missing: run python -m pipeline.train reenactment")
-    return TrainJob(
-        task=task,
-        model=params.model,
-        config=config,
-        seed=params.seed,
-        data=str(data),
-        nets=str(places.nets),
-        stage1=stage1 and str(stage1),
-        loader_workers=params.compute.loader_workers,
-        threads=params.compute.cpus_per_worker,
-        detect_height=params.crop.detect_height,
-    )
-
-
-def fingerprint(job: TrainJob) -> tuple[Any, ...]:
-    """What decides the result, for the digest: params, inputs and the code that computes, not the machine.
-
-    All files of the data set count by their bytes, which are read again only of files that changed.
-    """
-    folder = Path(job.data)
-    data = contents(folder, folder.parents[1] / "work" / "contents" / f"{folder.name}.json")
-    manifest = read_manifest(Path(job.nets))
-    nets = {role: [manifest[role]["sha256"], manifest[role].get("centre")] for role in NETS if role in manifest}
-    stage1 = Path(job.stage1) if job.stage1 else None
-    return job.task, job.model, job.config, job.seed, data, nets, stage1, code("pipeline.train")
 
 
 def run_on_ray(job: TrainJob, compute: ComputeParams, folder: Path, places: Places) -> dict:
@@ -197,134 +129,6 @@ def reason(error: Exception) -> str:
     failures = getattr(error, "worker_failures", None) or {}
     text = str(next(iter(failures.values()), error)).strip()
     return text.splitlines()[-1] if text else type(error).__name__
-
-
-def train_worker(config: dict[str, Any]) -> None:
-    """One worker: build, take up the last checkpoint if there is one, train. Only rank 0 writes and tells."""
-    import ray.train
-    import ray.train.torch
-    import torch
-
-    job, messages = config["job"], config["messages"]
-    context = ray.train.get_context()
-    rank, world = context.get_world_rank(), context.get_world_size()
-    torch.set_num_threads(job.threads)  # Ray sets OMP_NUM_THREADS to 1
-
-    def tell(*message: Any) -> None:
-        if rank == 0:
-            messages.put(message)
-
-    trainer = make_trainer(job, ray.train.torch.get_device())
-    checkpoint = ray.train.get_checkpoint()
-    with checkpoint.as_directory() if checkpoint else nullcontext() as place:
-        for warning in take_up(trainer.load, Path(config["checkpoints"]), STATE, place and Path(place)):
-            tell("warn", trainer.step, warning)
-    first = trainer.step
-    tell("start", first, world)
-
-    def on_checkpoint(step: int) -> None:
-        with tempfile.TemporaryDirectory() as place:
-            if rank == 0:
-                trainer.save(Path(place) / STATE)
-            here = ray.train.Checkpoint.from_directory(place) if rank == 0 else None
-            ray.train.report({"step": step}, checkpoint=here)
-
-    fixed = previews(job)
-
-    def on_sample(step: int) -> None:
-        tell("sample", step, sample_grid(trainer, fixed))
-
-    stream = sample_stream(
-        open_data(job, "train"),
-        seed=job.seed,
-        batch_size=job.config.batch_size // world,
-        rank=rank,
-        world=world,
-        start_step=trainer.step,
-        loader_workers=job.loader_workers,
-        augment=job.config.augmentation,
-    )
-
-    def on_log(step: int, values: dict[str, float]) -> None:
-        tell("log", step, values | {"unreadable": stream.skipped})
-
-    train(trainer, stream, on_log, on_checkpoint, on_sample if rank == 0 else lambda step: None)
-    if first == trainer.step:  # killed between its last checkpoint and its end: Ray may know an older one only
-        on_checkpoint(trainer.step)
-
-
-def make_trainer(job: TrainJob, device: Any = "cpu") -> Trainer:
-    """Networks and frozen nets of a job, before any training; the same on every worker."""
-    import torch
-
-    torch.manual_seed(job.seed)
-    model, discriminator = UniFace(job.model), Discriminator(job.model)
-    if job.stage1:
-        start_from_reenactment(model, job.stage1)
-    return Trainer(job.task, model, discriminator, load_nets(job), job.config, device)
-
-
-def load_nets(job: TrainJob) -> LossNets:
-    """The frozen nets that the job's losses need, from `data/weights`."""
-    folder, weights = Path(job.nets), job.config.weights
-    manifest = read_manifest(folder)
-    contextual = bool(weights.contextual)
-    perceptual = weights.perceptual or (contextual and "contextual" not in manifest)
-    needed = [role for role, needs in (("recogniser", weights.identity), ("perceptual", perceptual)) if needs]
-    files = {r: folder / entry["file"] for r, entry in read_manifest(folder, needed, f"train_{job.task}").items()}
-    centre = manifest.get("recogniser", {}).get("centre")
-    return LossNets(
-        recogniser=load_recogniser(files["recogniser"], centre) if weights.identity else None,
-        perceptual=load_perceptual(files["perceptual"]) if perceptual else None,
-        channels=load_lpips_weights(files["lpips"]) if weights.perceptual and _is_vgg16(files) else None,
-        contextual=load_perceptual(files["contextual"]) if contextual and "contextual" in files else None,
-    )
-
-
-def check_contextual_maps(job: TrainJob) -> None:
-    """Raise ValueError if the settings name a map that the net of L_ctx does not have."""
-    import torch
-
-    nets = load_nets(job)
-    net = nets.contextual or nets.perceptual
-    if job.config.weights.contextual and net is not None:
-        with torch.no_grad():
-            count = len(net(torch.zeros(1, 3, job.model.image_size, job.model.image_size)))
-        if max(job.config.contextual_maps) >= count:
-            raise ValueError(
-                f"train_{job.task}.contextual_maps: {list(job.config.contextual_maps)}, but the net has {count} maps, "
-                f"0 to {count - 1}"
-            )
-
-
-def _is_vgg16(files: dict[str, Path]) -> bool:
-    """Whether the perceptual net is the one that LPIPS's weights were learnt for, and they are there."""
-    return "lpips" in files and files["perceptual"].name.startswith("vgg16")
-
-
-def open_data(job: TrainJob, split: str) -> ClipDataset | PairDataset:
-    """The data set of the job's task."""
-    return (ClipDataset if job.task == "reenactment" else PairDataset)(job.data, split)
-
-
-def previews(job: TrainJob) -> dict[str, Any]:
-    """Held-out sources and targets of different identities for the sample grids, (n, 3, H, W) each."""
-    data = open_data(job, "test")
-    if job.task == "reenactment":
-        clips = [round(i * (len(data) - 1) / PREVIEWS) for i in range(PREVIEWS + 1)]
-        middle = [data.frame(i, int(data.lengths[i]) // 2) for i in clips]
-        sources, targets = middle[:-1], middle[1:]
-    else:
-        rows = [k for k in range(min(len(data), 50 * PREVIEWS)) if not data.same(k)][:PREVIEWS]
-        sources, targets = zip(*(data.pair(k)[:2] for k in rows), strict=True)
-    return {"source": to_tensor(np.stack(sources)), "target": to_tensor(np.stack(targets))}
-
-
-def sample_grid(trainer: Trainer, batch: dict[str, Any]) -> np.ndarray:
-    """One picture: a row per pair with source, target and what the averaged weights make of them."""
-    made = trainer.preview({name: images.to(trainer.device) for name, images in batch.items()})
-    columns = [to_uint8(images) for images in (batch["source"], batch["target"], made)]
-    return grid(list(zip(*columns, strict=True)))
 
 
 def read_state(path: Path) -> dict:

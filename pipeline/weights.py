@@ -19,7 +19,7 @@ from pipeline.common.nets import MANIFEST
 from pipeline.common.places import Places, main
 from pipeline.nets.catalogue import INTERNET, PACKAGES, SAMPLE, Weight
 from pipeline.nets.fetch import BLOCK, check, download
-from pipeline.params import Params, RoleParams
+from pipeline.sections import Params, RoleParams
 
 SAMPLE_NETS = Path(__file__).parent / "sample" / "nets"
 

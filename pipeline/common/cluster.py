@@ -13,7 +13,7 @@ from concurrent.futures import Future
 from threading import Thread
 from typing import Any, TypeVar
 
-from pipeline.params import ComputeParams
+from pipeline.sections import ComputeParams
 
 T = TypeVar("T")
 

@@ -20,7 +20,8 @@ NEUTRAL = (
     "pipeline.common.files",  # how files are written and named
     "pipeline.common.places",
     "pipeline.common.progress",
-    "pipeline.params",  # types; the values are DVC's parameters
+    "pipeline.params",  # reads the values, which are DVC's parameters
+    "pipeline.sections",  # their types
     "pipeline.tracking.journal",  # what a training tells MLflow
     "pipeline.tracking.runs",
     "pipeline.tracking.store",

@@ -8,7 +8,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from pipeline.params import Params, load_or_exit
+from pipeline.params import load_or_exit
+from pipeline.sections import Params
 
 
 @dataclass(frozen=True)

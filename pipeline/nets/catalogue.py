@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from pipeline.params import RoleParams
+from pipeline.sections import RoleParams
 
 # Where a file of yours goes.
 OWN_FILES = {

@@ -17,7 +17,7 @@ from pipeline.sample.drawing.motion import trajectory
 from pipeline.sample.drawing.render import Renderer
 
 if TYPE_CHECKING:
-    from pipeline.params import SampleParams
+    from pipeline.sections import SampleParams
 
 FPS = 25
 PERSON, IDENTITY, PORTRAIT, NUMBERING = range(4)  # kinds of objects, for their generators

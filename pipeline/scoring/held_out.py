@@ -17,7 +17,7 @@ from pipeline.common.code import code
 from pipeline.common.files import atomic_write, digest
 
 if TYPE_CHECKING:
-    from pipeline.params import Params, SampleParams
+    from pipeline.sections import Params, SampleParams
 
 MEAN_FRAMES = 32  # of the source's video that the mean frame is made of
 

@@ -4,7 +4,7 @@ import csv
 from pathlib import Path
 
 from pipeline.common.files import atomic_write
-from pipeline.params import Params
+from pipeline.sections import Params
 
 # Tables 1, 2 and 3, "Ours"; IDRet is a percentage there.
 PAPER = {

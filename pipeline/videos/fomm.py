@@ -22,7 +22,7 @@ MISS: Box = (0.0, 0.0, 0.0, 0.0)
 
 
 class Settings(Protocol):
-    """What the protocol reads; `pipeline.params.CropParams` has it."""
+    """What the protocol reads; `pipeline.sections.CropParams` has it."""
 
     min_frames: int
     max_frames: int

@@ -10,10 +10,10 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline.params import CropParams
+from pipeline.sections import CropParams
 from pipeline.videos import codec, fomm
-from pipeline.videos.clips import Detector, chunks, tracked
 from pipeline.videos.folders import plain
+from pipeline.videos.tracks import Detector, chunks, tracked
 
 BEGINNING = 30 * fomm.FPS
 """Frames of each video that are looked at."""

@@ -19,7 +19,8 @@ from pipeline.common.places import Places
 from pipeline.videos import fomm
 from pipeline.videos.annotations import Annotations, write_metadata
 from pipeline.videos.annotations import Crop as GivenCrop
-from pipeline.videos.clips import Clip, VideoJob
+from pipeline.videos.clips import VideoJob
+from pipeline.videos.tracks import Clip
 from uniface.tables import read_table
 
 VERSION = 1

@@ -38,7 +38,7 @@ _GONE = re.compile(
 
 
 class Settings(Protocol):
-    """What is read of `pipeline.params.DownloadParams`."""
+    """What is read of `pipeline.sections.DownloadParams`."""
 
     url: str
     max_height: int

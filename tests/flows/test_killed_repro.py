@@ -14,8 +14,10 @@ import torch
 from tiny_project import command, make_tiny, ran, start, until
 from tiny_training import make_trainable
 
-from pipeline import params, train
+from pipeline import params
 from pipeline.common.places import Places
+from pipeline.training.job import make_job
+from pipeline.training.worker import make_trainer, open_data
 from uniface.model import UniFace
 from uniface.stream import sample_stream
 from uniface.train import train as train_loop
@@ -119,11 +121,11 @@ def test_kill_9_in_mid_training_costs_nothing(project, repro):
     again = command(project, *REPRO)
     assert again.returncode == 0 and ran(again.stdout) == [], again.stdout[-3000:]
     disturbed = UniFace.load(project / "models/reenactment.safetensors").state_dict()
-    job = train.make_job("reenactment", params.load(project / "params.yaml"), Places(project))
+    job = make_job("reenactment", params.load(project / "params.yaml"), Places(project))
     torch.set_num_threads(1)
-    trainer = train.make_trainer(job)
+    trainer = make_trainer(job)
     augment = job.config.augmentation
-    train_loop(trainer, sample_stream(train.open_data(job, "train"), job.seed, job.config.batch_size, augment=augment))
+    train_loop(trainer, sample_stream(open_data(job, "train"), job.seed, job.config.batch_size, augment=augment))
     for name, value in trainer.average.state_dict().items():
         assert torch.equal(disturbed[name], value), name
     curve = (project / "reports/reenactment.csv").read_text().splitlines()

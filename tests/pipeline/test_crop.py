@@ -19,7 +19,7 @@ from numbered import X264, hide_beginning, write, write_changing
 from pipeline import params, schemas
 from pipeline.common.places import Places
 from pipeline.crop import crop
-from pipeline.params import CropParams
+from pipeline.sections import CropParams
 from pipeline.videos import clips, fomm
 from pipeline.videos.annotations import Annotations, Crop, read_metadata, write_metadata
 from pipeline.videos.boxes import cut_out, fitted

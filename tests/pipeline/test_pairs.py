@@ -20,10 +20,11 @@ from hypothesis.extra import numpy as hnp
 from pipeline import pairs as stage
 from pipeline.common.places import Places
 from pipeline.pairs import draw_pairs, pairs
-from pipeline.params import PairsParams, load
+from pipeline.params import load
 from pipeline.portraits import report as pictures
 from pipeline.portraits.layouts import open_source
 from pipeline.portraits.prepare import align
+from pipeline.sections import PairsParams
 from uniface.data import PairDataset
 from uniface.stream import sample_stream
 

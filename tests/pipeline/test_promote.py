@@ -15,7 +15,7 @@ from small_requests import TINY
 from pipeline import params as settings
 from pipeline import promote as stage
 from pipeline.common.places import Places
-from pipeline.params import GateParams, PromoteParams, RegisterParams
+from pipeline.sections import GateParams, PromoteParams, RegisterParams
 from pipeline.tracking import runs, versions
 from uniface.model import UniFace, read_metadata
 

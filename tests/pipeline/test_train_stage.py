@@ -23,6 +23,8 @@ from pipeline.common.files import digest
 from pipeline.common.places import Places
 from pipeline.tracking import watch
 from pipeline.tracking.journal import Journal
+from pipeline.training import worker
+from pipeline.training.job import fingerprint, make_job
 from uniface.model import UniFace, read_metadata
 from uniface.stream import sample_stream
 from uniface.train import train as train_loop
@@ -40,7 +42,7 @@ def loaded(project) -> params.Params:
 
 
 def run_name(project: Path, loaded: params.Params) -> str:
-    return digest(*train.fingerprint(train.make_job("reenactment", loaded, Places(project))))
+    return digest(*fingerprint(make_job("reenactment", loaded, Places(project))))
 
 
 def test_params_inputs_and_code_decide_the_run_and_the_machine_does_not(project, loaded, monkeypatch):
@@ -57,7 +59,7 @@ def test_params_inputs_and_code_decide_the_run_and_the_machine_does_not(project,
     shard = project / "data" / "clips" / "train-00000.parquet"
     shard.write_bytes(shard.read_bytes() + b"more")
     names.add(run_name(project, loaded))
-    monkeypatch.setattr(train, "code", lambda module: f"another {module}")
+    monkeypatch.setattr("pipeline.training.job.code", lambda module: f"another {module}")
     names.add(run_name(project, loaded))
     assert len(names) == 6
 
@@ -79,43 +81,43 @@ def test_other_pictures_in_a_shard_of_the_same_size_are_another_run(project, loa
 def test_swapping_depends_on_stage_1(project, loaded):
     (project / "data" / "pairs").mkdir()
     with pytest.raises(FileNotFoundError, match=r"run python -m pipeline\.train reenactment"):
-        train.make_job("swapping", loaded, Places(project))
+        make_job("swapping", loaded, Places(project))
     torch.manual_seed(5)
     model = UniFace(loaded.model)
     path = project / "models" / "reenactment.safetensors"
     model.save(path)
-    job = train.make_job("swapping", loaded, Places(project))
-    name = digest(*train.fingerprint(job))
-    made = train.make_trainer(job)
+    job = make_job("swapping", loaded, Places(project))
+    name = digest(*fingerprint(job))
+    made = worker.make_trainer(job)
     for key, value in model.attribute_embedder.state_dict().items():
         assert torch.equal(made.model.attribute_embedder.state_dict()[key], value)
     name_of_one = next(k for k, v in model.identity_embedder.state_dict().items() if v.std() > 0)
     mine, theirs = (net.identity_embedder.state_dict()[name_of_one] for net in (made.model, model))
     assert not torch.equal(mine, theirs)
     UniFace(loaded.model).save(path)
-    assert digest(*train.fingerprint(job)) != name
+    assert digest(*fingerprint(job)) != name
 
 
 def test_a_contextual_map_beyond_the_net_is_named_before_training(project, loaded, monkeypatch):
     weights = dataclasses.replace(loaded.train_reenactment.weights, contextual=0.1)
-    job = train.make_job("reenactment", loaded, Places(project))
-    monkeypatch.setattr(train, "load_nets", lambda job: train.LossNets(perceptual=lambda images: [images] * 3))
+    job = make_job("reenactment", loaded, Places(project))
+    monkeypatch.setattr(worker, "load_nets", lambda job: worker.LossNets(perceptual=lambda images: [images] * 3))
     config = dataclasses.replace(job.config, weights=weights, contextual_maps=(0, 2))
-    train.check_contextual_maps(dataclasses.replace(job, config=config))
+    worker.check_contextual_maps(dataclasses.replace(job, config=config))
     config = dataclasses.replace(config, contextual_maps=(3,))
     with pytest.raises(ValueError, match=r"train_reenactment\.contextual_maps: \[3\], but the net has 3 maps, 0 to 2"):
-        train.check_contextual_maps(dataclasses.replace(job, config=config))
+        worker.check_contextual_maps(dataclasses.replace(job, config=config))
 
 
 def test_missing_data_is_named(project, loaded):
     with pytest.raises(FileNotFoundError, match="data/pairs is missing"):
-        train.make_job("swapping", loaded, Places(project))
+        make_job("swapping", loaded, Places(project))
 
 
 def test_results_are_the_averaged_weights_and_the_curve(project, loaded, tmp_path):
-    job = train.make_job("reenactment", loaded, Places(project))
-    trainer = train.make_trainer(job)
-    train_loop(trainer, sample_stream(train.open_data(job, "train"), job.seed, job.config.batch_size))
+    job = make_job("reenactment", loaded, Places(project))
+    trainer = worker.make_trainer(job)
+    train_loop(trainer, sample_stream(worker.open_data(job, "train"), job.seed, job.config.batch_size))
     train.write_results(job, trainer.state_dict(), tmp_path / "m.safetensors", tmp_path / "c.csv")
     net = UniFace.load(tmp_path / "m.safetensors")
     for name, value in trainer.average.state_dict().items():
@@ -127,11 +129,11 @@ def test_results_are_the_averaged_weights_and_the_curve(project, loaded, tmp_pat
 
 
 def test_sample_grid_shows_held_out_pairs(project, loaded):
-    job = train.make_job("reenactment", loaded, Places(project))
-    batch = train.previews(job)
+    job = make_job("reenactment", loaded, Places(project))
+    batch = worker.previews(job)
     assert batch["source"].shape[1:] == batch["target"].shape[1:] == (3, SIZE, SIZE)
     assert not torch.equal(batch["source"], batch["target"])
-    picture = train.sample_grid(train.make_trainer(job), batch)
+    picture = worker.sample_grid(worker.make_trainer(job), batch)
     rows, columns = len(batch["source"]), 3
     assert picture.shape == (rows * (SIZE + 2) - 2, columns * (SIZE + 2) - 2, 3)
 
@@ -208,31 +210,31 @@ def test_ctrl_c_ends_the_watching_though_the_workers_go_on(project, loaded, monk
 def saved(trainer, folder: Path, step: int) -> Path:
     trainer.step = step
     folder.mkdir(parents=True)
-    trainer.save(folder / train.STATE)
+    trainer.save(folder / worker.STATE)
     return folder
 
 
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(project, loaded, tmp_path):
-    trainer = train.make_trainer(train.make_job("reenactment", loaded, Places(project)))
+    trainer = worker.make_trainer(make_job("reenactment", loaded, Places(project)))
     first, second, third = (saved(trainer, tmp_path / f"ray/checkpoint_2026-0{n}", 4 * n) for n in (1, 2, 3))
     trainer.step = 0
 
     def take_up():
-        return checkpoints.take_up(trainer.load, tmp_path / "ray", train.STATE, third)
+        return checkpoints.take_up(trainer.load, tmp_path / "ray", worker.STATE, third)
 
     assert take_up() == [] and trainer.step == 12  # the newest, though Ray may know an older one only
-    whole = (third / train.STATE).read_bytes()
+    whole = (third / worker.STATE).read_bytes()
     for content in (whole[: len(whole) // 2], b"", b"x" * 100):
-        (third / train.STATE).write_bytes(content)
+        (third / worker.STATE).write_bytes(content)
         (said,) = take_up()
         assert "checkpoint_2026-03 cannot be used, trying the one before" in said and trainer.step == 8
     shutil.rmtree(third)
     assert len(take_up()) == 1 and trainer.step == 8
-    (first / train.STATE).unlink()
-    (second / train.STATE).unlink()
+    (first / worker.STATE).unlink()
+    (second / worker.STATE).unlink()
     trainer.step = 0
     assert take_up()[-1] == "no checkpoint can be used, training starts from the beginning" and trainer.step == 0
-    assert checkpoints.take_up(trainer.load, tmp_path / "nothing yet", train.STATE, None) == []
+    assert checkpoints.take_up(trainer.load, tmp_path / "nothing yet", worker.STATE, None) == []
 
 
 def test_rays_list_is_forgotten_if_a_checkpoint_of_it_is_gone(tmp_path):
@@ -249,7 +251,7 @@ def test_rays_list_is_forgotten_if_a_checkpoint_of_it_is_gone(tmp_path):
 def test_ray_lost_in_mid_training_is_started_again_where_it_is_ours(project, loaded, monkeypatch, capsys):
     import ray
 
-    job, tries = train.make_job("reenactment", loaded, Places(project)), []
+    job, tries = make_job("reenactment", loaded, Places(project)), []
 
     def fit(*arguments):
         tries.append(arguments)

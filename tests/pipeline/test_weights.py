@@ -18,7 +18,8 @@ from pipeline.common.places import Places
 from pipeline.nets import fetch as fetching
 from pipeline.nets.catalogue import INTERNET, PACKAGES, SAMPLE, Weight
 from pipeline.nets.fetch import download
-from pipeline.params import RoleParams, WeightsParams, load
+from pipeline.params import load
+from pipeline.sections import RoleParams, WeightsParams
 
 BODY = bytes(range(256)) * 40
 SHA = hashlib.sha256(BODY).hexdigest()

@@ -13,7 +13,8 @@ from pipeline.common.places import Places
 from pipeline.nets import dlib_resnet, efficientnet
 from pipeline.nets.catalogue import PACKAGES, Layout
 from pipeline.nets.layout import adapt
-from pipeline.params import RoleParams, WeightsParams, load
+from pipeline.params import load
+from pipeline.sections import RoleParams, WeightsParams
 from pipeline.weights import SAMPLE_NETS, weights
 from uniface.backbones import load_recogniser
 

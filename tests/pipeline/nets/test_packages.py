@@ -13,9 +13,10 @@ from pipeline.common.places import Places
 from pipeline.evaluate import runner
 from pipeline.nets import dlib_resnet, efficientnet
 from pipeline.nets.dlib_file import read
-from pipeline.params import RoleParams, WeightsParams, load
+from pipeline.params import load
 from pipeline.sample.teaching import data
 from pipeline.scoring.aligned import Aligner
+from pipeline.sections import RoleParams, WeightsParams
 from pipeline.weights import SAMPLE_NETS, weights
 from uniface.backbones import load_perceptual, load_recogniser
 from uniface.faces import Faces

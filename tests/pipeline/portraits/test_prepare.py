@@ -12,8 +12,9 @@ from PIL import Image
 
 from pipeline.common.places import Places
 from pipeline.pairs import pairs
-from pipeline.params import PairsParams, load
+from pipeline.params import load
 from pipeline.portraits.prepare import SMALLEST, Rejected, prepare, read_rgb
+from pipeline.sections import PairsParams
 from uniface.images import resize
 
 ROOT = Path(__file__).resolve().parents[3]

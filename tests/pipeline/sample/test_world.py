@@ -8,11 +8,11 @@ import cv2
 import numpy as np
 import pytest
 
-from pipeline.params import SampleParams
 from pipeline.sample import truth
 from pipeline.sample.drawing.render import Renderer
 from pipeline.sample.raw import annotation, write_celebahq, write_voxceleb2
 from pipeline.sample.world import EVENTS, World
+from pipeline.sections import SampleParams
 from pipeline.videos.annotations import Annotations, parse_utterance
 from uniface.data import read_frames
 from uniface.images import read_image, resize

@@ -18,7 +18,7 @@ from test_register import run
 from pipeline import params as settings
 from pipeline import promote
 from pipeline.common.places import Places
-from pipeline.params import GateParams, PromoteParams, RegisterParams
+from pipeline.sections import GateParams, PromoteParams, RegisterParams
 from pipeline.tracking import serving, versions
 
 GATES = PromoteParams({"reenactment.psnr": GateParams("higher", 18.0, 0.3)}, {"reenactment": 10})

@@ -1,0 +1,182 @@
+"""The sections of params.yaml as frozen types: what there is to set, and the range of each value."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from uniface.config import ModelConfig, TrainConfig
+
+Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Number = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+@dataclass(frozen=True)
+class SampleParams:
+    """Size of the embedded sample world."""
+
+    scale: Count
+    persons: Count
+    test_persons: Count
+    seconds: Annotated[float, Field(gt=0, le=3600)]
+    video_height: Annotated[int, Field(ge=64, le=4320, multiple_of=2)]
+    portraits: Count
+    portrait_identities: Count
+    test_identities: Count
+    portrait_size: Annotated[int, Field(ge=32, le=4096)]
+
+
+Role = Literal["detector", "recogniser", "judge", "perceptual", "contextual", "lpips", "inception", "regressor"]
+
+
+@dataclass(frozen=True)
+class RoleParams:
+    """The network of one role, otherwise than weights.source says: of another source, or a file of yours.
+
+    `file` is a path or an address, with its `sha256`. What it takes is (pixel - mean) / scale of pixels in 0..255, in
+    this order of `channels`; without mean and scale [-1, 1]. `centre` is a JSON file with the mean vector of many
+    faces, which a recogniser may need. `self_test` tries it on a photograph.
+    """
+
+    source: Literal["", "sample", "packages", "internet"] = ""
+    file: str = ""
+    sha256: Annotated[str, Field(pattern="^([0-9a-f]{64})?$")] = ""
+    channels: Literal["rgb", "bgr"] = "rgb"
+    mean: Finite | None = None
+    scale: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    centre: str = ""
+    self_test: bool = True
+
+
+@dataclass(frozen=True)
+class WeightsParams:
+    """Where the frozen networks come from, and single ones from elsewhere."""
+
+    source: Literal["sample", "packages", "internet"]
+    roles: dict[Role, RoleParams]
+
+
+@dataclass(frozen=True)
+class DownloadParams:
+    """Stage `download`: which videos, and how to get them."""
+
+    source: Literal["sample", "youtube", "folder", "videos"]
+    folder: str
+    annotations: str
+    url: str
+    max_height: Annotated[int, Field(ge=144)]
+    parallel: Count
+    attempts: Count
+    pause: Amount
+    kilobytes_per_second: Number
+    cookies: str
+    retry_unavailable: bool
+    max_videos: Number
+
+
+@dataclass(frozen=True)
+class CropParams:
+    """Stage `crop`: FOMM's protocol, and how clips are stored."""
+
+    min_frames: Count
+    max_frames: Count
+    min_size: Count
+    iou_with_initial: Share
+    increase: Annotated[float, Field(ge=0, le=10)]
+    max_gap: Number
+    border: Literal["reject", "pad"]
+    shape: Literal["square", "stretch"]
+    detect_height: Annotated[int, Field(ge=32, le=4320)]
+    gop: Count
+    crf: Annotated[int, Field(ge=0, le=51)]
+    clips_per_shard: Count
+
+
+@dataclass(frozen=True)
+class PairsParams:
+    """Stage `pairs`: which images, how they are divided, and how many pairs."""
+
+    source: Literal["sample", "folder", "zip", "parquet"]
+    path: Annotated[str, Field(min_length=1)]
+    split: Literal["images", "identity", "partition"]
+    test_images: Count
+    pairs_per_image: Annotated[int, Field(ge=5, multiple_of=5)]
+    images_per_shard: Count
+    align: bool
+    evaluation_pairs: str
+    level: Number = 0
+    pattern: Annotated[str, Field(min_length=1)] = "*.parquet"
+    identity_column: str = ""
+
+
+@dataclass(frozen=True)
+class EvaluateParams:
+    """Stage `evaluate`: how many pairs of each exam, how many at a time, how many on each picture."""
+
+    pairs: Annotated[int, Field(ge=2)]
+    batch_size: Count
+    grid_rows: Count
+
+
+@dataclass(frozen=True)
+class RegisterParams:
+    """Stage `register`: the name of the model in the registry."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 _.-]*$")]
+
+
+@dataclass(frozen=True)
+class GateParams:
+    """What one metric of reports/metrics.json must reach; null turns a bound off."""
+
+    better: Literal["higher", "lower"]
+    floor: Finite | None  # absolute bound: the least where higher is better, the most where lower is
+    tolerance: Amount | None  # how much worse than the champion is still accepted
+
+
+Exam = Literal["reconstruction", "reenactment", "swapping"]
+Metric = Annotated[str, Field(pattern=r"^(reconstruction|reenactment|swapping)\.\w+$")]
+
+
+@dataclass(frozen=True)
+class PromoteParams:
+    """The gates of pipeline/promote.py: metric by its dotted name -> gate, exam -> least number of evaluated pairs."""
+
+    gates: dict[Metric, GateParams]
+    min_pairs: dict[Exam, Number]
+
+
+@dataclass(frozen=True)
+class ComputeParams:
+    """What this machine has. `UNIFACE_WORKERS=4` in the environment overrides `workers`, and so on."""
+
+    workers: Count
+    gpus_per_worker: Annotated[int, Field(ge=-1)]
+    cpus_per_worker: Count
+    storage: str
+    loader_workers: Number
+    crop_workers: Number
+
+
+@dataclass(frozen=True)
+class Params:
+    """The whole of params.yaml, a field per section. `model.image_size` is the top one, not a key of its section."""
+
+    seed: Seed
+    image_size: int
+    sample: SampleParams
+    weights: WeightsParams
+    download: DownloadParams
+    crop: CropParams
+    pairs: PairsParams
+    model: ModelConfig
+    train_reenactment: TrainConfig
+    train_swapping: TrainConfig
+    evaluate: EvaluateParams
+    register: RegisterParams
+    promote: PromoteParams
+    compute: ComputeParams

@@ -1,0 +1,66 @@
+"""What a training must know, and what decides its result."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.common.code import code
+from pipeline.common.files import contents
+from pipeline.common.nets import read_manifest
+from pipeline.common.places import Places
+from pipeline.sections import Params
+from uniface.config import ModelConfig, Task, TrainConfig
+
+NETS = ("recogniser", "perceptual", "lpips", "contextual")  # roles that a loss may look through
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    """What a worker must know; plain values and absolute paths, since workers run elsewhere."""
+
+    task: Task
+    model: ModelConfig
+    config: TrainConfig
+    seed: int
+    data: str
+    nets: str
+    stage1: str | None  # model file whose attribute embedder swapping starts from
+    loader_workers: int
+    threads: int
+    detect_height: int  # rows at which faces were found in the training data
+
+
+def make_job(task: Task, params: Params, places: Places) -> TrainJob:
+    """The work of one stage. Raises FileNotFoundError or ValueError naming what is missing or does not fit."""
+    config = {"reenactment": params.train_reenactment, "swapping": params.train_swapping}[task]
+    data = places.clips if task == "reenactment" else places.pairs
+    if not data.is_dir():
+        raise FileNotFoundError(f"data/{data.name} is missing: run the stage before (dvc repro, or dvc pull)")
+    stage1 = places.model("reenactment") if task == "swapping" else None
+    if stage1 and not stage1.is_file():
+        raise FileNotFoundError("models/reenactment.safetensors is missing: run python -m pipeline.train reenactment")
+    return TrainJob(
+        task=task,
+        model=params.model,
+        config=config,
+        seed=params.seed,
+        data=str(data),
+        nets=str(places.nets),
+        stage1=stage1 and str(stage1),
+        loader_workers=params.compute.loader_workers,
+        threads=params.compute.cpus_per_worker,
+        detect_height=params.crop.detect_height,
+    )
+
+
+def fingerprint(job: TrainJob) -> tuple[Any, ...]:
+    """What decides the result, for the digest: params, inputs and the code that computes, not the machine.
+
+    All files of the data set count by their bytes, which are read again only of files that changed.
+    """
+    folder = Path(job.data)
+    data = contents(folder, folder.parents[1] / "work" / "contents" / f"{folder.name}.json")
+    manifest = read_manifest(Path(job.nets))
+    nets = {role: [manifest[role]["sha256"], manifest[role].get("centre")] for role in NETS if role in manifest}
+    stage1 = Path(job.stage1) if job.stage1 else None
+    return job.task, job.model, job.config, job.seed, data, nets, stage1, code("pipeline.train")

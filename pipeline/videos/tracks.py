@@ -1,0 +1,119 @@
+"""From the frames of a video to candidate clips: detect faces, follow one, cut its track by FOMM's protocol."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from pipeline.sections import CropParams
+from pipeline.videos import codec, fomm
+from pipeline.videos.annotations import Track
+
+
+class Detector(Protocol):
+    """What finds faces: `uniface.faces.Faces`."""
+
+    def detect(self, image: np.ndarray) -> list: ...
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A candidate clip, kept or not: a row of the clip index, and the mp4's bytes if it was kept.
+
+    `start`, `end` are 25 fps frames of the source video, `box` the crop in its pixels, `width`, `height` its size then.
+    `fit` says what became of a given box, see `placed`; `bad_lines`, on an utterance's first row, how many lines of its
+    annotation were left out.
+    """
+
+    utterance: str
+    chunk: int
+    start: int
+    end: int
+    status: str
+    reason: str | None = None
+    box: tuple[float, float, float, float] | None = None
+    width: int | None = None
+    height: int | None = None
+    fit: str | None = None
+    bad_lines: int = 0
+    video: bytes | None = None
+
+    @property
+    def frames(self) -> int:
+        return self.end - self.start
+
+
+@dataclass
+class Seen:
+    """The boxes of a track from frame `first` on, in parts of one picture size: (first frame, (width, height), boxes).
+
+    WebM and H.264 may change the size on the way, and boxes of two sizes have nothing to do with each other.
+    """
+
+    first: int
+    parts: list[tuple[int, tuple[int, int], list[fomm.Box]]] = field(default_factory=list)
+
+    @property
+    def end(self) -> int:
+        return self.parts[-1][0] + len(self.parts[-1][2]) if self.parts else self.first
+
+    def add(self, size: tuple[int, int], box: fomm.Box) -> None:
+        if not self.parts or self.parts[-1][1] != size:
+            self.parts.append((self.end, size, []))
+        self.parts[-1][2].append(box)
+
+    def last(self, size: tuple[int, int]) -> fomm.Box:
+        """The box before, if the picture still has this size."""
+        return self.parts[-1][2][-1] if self.parts and self.parts[-1][1] == size else fomm.MISS
+
+
+def chunks(utterance: str, seen: Seen, settings: CropParams) -> list[Clip]:
+    """The chunks of one track; a change of the picture's size ends one."""
+    found: list[Clip] = []
+    for first, (width, height), boxes in seen.parts:
+        for c in fomm.chunks(boxes, (height, width), settings, first):
+            found.append(Clip(utterance, len(found), c.first, c.end, c.status, c.reason, c.box, width, height))
+    return found
+
+
+def detections(
+    path: Path, spans: list[tuple[int, int]] | None, settings: CropParams, detector: Detector
+) -> Iterator[tuple[int, tuple[int, int], list[fomm.Box]]]:
+    """(tick, (width, height) of the picture, boxes in its pixels); what is shown at several ticks is looked at once."""
+    last, boxes = None, []
+    for tick, picture in codec.ticks(path, spans):
+        if picture is not last:
+            image = picture.rgb(settings.detect_height)
+            scale = np.array([picture.width / image.shape[1], picture.height / image.shape[0]] * 2)
+            boxes = [tuple((face.box * scale).tolist()) for face in detector.detect(image)]
+            last = picture
+        yield tick, picture.size, boxes
+
+
+def tracked(
+    path: Path, spans: list[tuple[int, int]] | None, settings: CropParams, detector: Detector
+) -> tuple[Seen, str | None]:
+    """The boxes of the largest face, followed by overlap until it is lost, and what broke the video off, if it did."""
+    seen = Seen(0)
+    try:
+        for _, size, faces in detections(path, spans, settings, detector):
+            seen.add(size, _follow(seen.last(size), faces, settings.iou_with_initial))
+    except codec.VideoError as error:
+        return seen, str(error)
+    return seen, None
+
+
+def _follow(before: fomm.Box, seen: list[fomm.Box], threshold: float) -> fomm.Box:
+    if not seen:
+        return fomm.MISS
+    match = fomm.best_match(seen, before)
+    if before != fomm.MISS and fomm.iou(before, match) >= threshold:
+        return match
+    largest = max(seen, key=lambda box: (box[2] - box[0]) * (box[3] - box[1]))
+    return fomm.best_match([largest], largest)
+
+
+def merged(tracks: Iterable[Track]) -> list[tuple[int, int]]:
+    return codec.merge([(track.first, track.end) for track in tracks])

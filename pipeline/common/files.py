@@ -9,7 +9,7 @@ import shutil
 import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from uniface.files import atomic_write
 
@@ -107,6 +107,36 @@ def contents(folder: str | Path, memory: str | Path, names: Iterable[str] | None
     settled = {name: [found[name], made[name]] for name in found if os.stat(folder / name).st_ctime_ns < old}
     write_json(memory, settled)
     return made
+
+
+LEFT_BY_SYSTEMS = {
+    "__macosx",
+    "@eadir",
+    "#recycle",
+    "#snapshot",
+    "$recycle.bin",
+    "recycler",
+    "system volume information",
+    "lost+found",
+}
+"""Folders, in lower case, that archivers, servers and file systems leave among the data; others begin with a dot."""
+
+
+def left_by_system(path: PurePath) -> bool:
+    """Whether a path, relative to a folder of people's own, is what no person put there: see `LEFT_BY_SYSTEMS`."""
+    return any(part.startswith(".") or part.lower() in LEFT_BY_SYSTEMS for part in path.parts)
+
+
+def walk(folder: Path, unwanted: str = "") -> list[Path]:
+    """Every file and folder below a folder of people's own, sorted, but for what systems leave there.
+
+    A folder named `unwanted` is not looked into.
+    """
+    found = []
+    for above, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if name != unwanted and not left_by_system(PurePath(name))]
+        found += [Path(above, name) for name in (*folders, *names) if not left_by_system(PurePath(name))]
+    return sorted(found)
 
 
 def natural(name: str) -> list[str | int]:

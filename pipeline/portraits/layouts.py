@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple, Protocol
 
-from pipeline.common.files import left_by_system, natural, walk
+from pipeline.common.walk import left_by_system, natural, walk
 from pipeline.portraits.parquet import ForeignImages, named
 
 IMAGES = "CelebA-HQ-img"

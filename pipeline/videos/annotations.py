@@ -15,7 +15,8 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from pipeline.common.files import atomic_write, left_by_system, walk
+from pipeline.common.files import atomic_write
+from pipeline.common.walk import left_by_system, walk
 from pipeline.videos.fomm import FPS
 
 METADATA_COLUMNS = ("video_id", "start", "end", "bbox", "fps", "width", "height", "partition", "person_id")

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline.common.files import atomic_write, natural, walk
+from pipeline.common.files import atomic_write
+from pipeline.common.walk import natural, walk
 from pipeline.videos import codec, fomm
 from pipeline.videos.annotations import Listed
 from uniface.images import read_image

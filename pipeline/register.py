@@ -12,10 +12,10 @@ import subprocess
 import tempfile
 from collections.abc import Mapping
 from importlib import metadata
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
-from pipeline.common.files import digest, sha256, weights_digest, write_json
+from pipeline.common.files import contents, digest, sha256, weights_digest, write_json
 from pipeline.common.nets import MANIFEST
 from pipeline.common.places import Places, main
 from pipeline.sections import Params
@@ -62,7 +62,7 @@ def register(params: Params, places: Places) -> dict[str, Any]:
     tags = {
         "weights_digest": versions.pair_digest(models),
         "params_digest": digest(dataclasses.replace(params, compute=None, promote=None)),
-        "data_digest": digest(places.clips, places.pairs),
+        "data_digest": digest(_sums(places, places.clips), _sums(places, places.pairs)),
         "evaluation_digest": evaluation_digest(places, params),
         "git_commit": git_commit(places.root),
     }
@@ -217,10 +217,18 @@ def evaluation_digest(places: Places, params: Params) -> str:
 
     Scores of two versions are comparable only where this is equal.
     """
-    files = [*sorted(places.clips.glob("test-*.parquet")), places.pairs / "test.parquet"]
-    files += [places.pairs / "evaluation.parquet", *sorted(places.pairs.glob("images-*.parquet"))]
-    files += sorted(places.nets.rglob("*.onnx"))
-    return digest(*(file for file in files if file.is_file()), params.evaluate, params.seed, params.image_size)
+    clips, pairs = dict(_sums(places, places.clips)), dict(_sums(places, places.pairs))
+    files = [found for name, found in clips.items() if PurePath(name).match("test-*.parquet")]
+    files += [pairs[name] for name in ("test.parquet", "evaluation.parquet") if name in pairs]
+    files += [found for name, found in pairs.items() if PurePath(name).match("images-*.parquet")]
+    files += [sha256(file) for file in sorted(places.nets.rglob("*.onnx"))]
+    return digest(*(["file", found] for found in files), params.evaluate, params.seed, params.image_size)
+
+
+def _sums(places: Places, folder: Path) -> list[list[str]]:
+    """[path, sha256] of every file below a folder of data; only what changed is read again."""
+    found = contents(folder, places.work / "contents" / f"{folder.name}.json")
+    return [[name, one] for name, one in found.items()]
 
 
 def git_commit(root: Path) -> str:

@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import json
 import os
-import re
 import shutil
 import time
 from collections.abc import Iterable
@@ -107,11 +106,6 @@ def contents(folder: str | Path, memory: str | Path, names: Iterable[str] | None
     settled = {name: [found[name], made[name]] for name in found if os.stat(folder / name).st_ctime_ns < old}
     write_json(memory, settled)
     return made
-
-
-def natural(name: str) -> list[str | int]:
-    """A key that sorts names as people do: the numbers in them by value, so that 9 comes before 10."""
-    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
 
 
 def write_json(path: str | Path, obj: object) -> None:

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple, Protocol
 
+from pipeline.common.walk import left_by_system, natural, walk
 from pipeline.portraits.parquet import ForeignImages, named
 
 IMAGES = "CelebA-HQ-img"
@@ -27,8 +28,6 @@ IDENTITIES = "identity_CelebA.txt"
 PARTITION = "list_eval_partition.txt"
 CSV = "identities.csv"
 MASKS = "CelebAMask-HQ-mask-anno"  # some 400,000 files nobody asks for
-LEFT_BY_SYSTEMS = {"__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found"}
-"""Folders, in lower case, that archivers, servers and file systems leave among the data; others begin with a dot."""
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".jp2"}
 
 EXPECTED = f"""expected one of
@@ -75,10 +74,7 @@ class FolderFiles:
         self.path = path
         if not path.is_dir():
             raise FileNotFoundError(f"{path} is not a folder: put the images there (pairs.path); {EXPECTED}")
-        self.names = []
-        for folder, folders, names in os.walk(path):
-            folders[:] = sorted(name for name in folders if not _is_left_out(name))
-            self.names += [Path(folder, name).relative_to(path).as_posix() for name in names]
+        self.names = [file.relative_to(path).as_posix() for file in walk(path, MASKS) if file.is_file()]
         self.on_disk = path, self.names
         if not self.names:
             raise FileNotFoundError(f"{path} is empty: put the images there (pairs.path); {EXPECTED}")
@@ -107,7 +103,7 @@ class ZipFiles:
                 )
             if info.flag_bits & 1:
                 raise ValueError(f"{path} is encrypted: unpack it and use source: folder")
-            if not name.endswith("/") and not any(map(_is_left_out, parts.parts[:-1])):
+            if not (name.endswith("/") or left_by_system(parts) or MASKS in parts.parts):
                 self._members[parts.as_posix()] = info
         self.names, self.on_disk = list(self._members), (path.parent, [path.name])
         if not self.names:
@@ -125,7 +121,9 @@ class ParquetFiles:
 
     def __init__(self, path: Path, pattern: str, column: str) -> None:
         if path.is_dir():
-            files = sorted((file for file in path.rglob(pattern) if file.is_file()), key=lambda p: _natural(str(p)))
+            files = [file for file in path.rglob(pattern) if file.is_file()]
+            files = [file for file in files if not left_by_system(file.relative_to(path))]
+            files.sort(key=lambda file: natural(str(file)))
             folder = path
         else:
             folder, files = path.parent, [path]
@@ -159,10 +157,6 @@ class ParquetFiles:
         return self._items, Layout("parquet", column and f"the column {column}")
 
 
-def _is_left_out(folder: str) -> bool:
-    return folder == MASKS or folder.startswith(".") or folder.lower() in LEFT_BY_SYSTEMS
-
-
 def open_source(
     kind: str, path: str | Path, level: int = 0, pattern: str = "*.parquet", column: str = ""
 ) -> tuple[Files, list[Item], Layout]:
@@ -180,7 +174,7 @@ def open_source(
     if root is not None:
         items = _celeba_hq(files, f"{root}/" if root else "", path)
         return files, items, Layout("CelebAMask-HQ", IDENTITIES if any(item.identity for item in items) else None)
-    images = sorted(filter(_is_image, files.names), key=_natural)
+    images = sorted(filter(_is_image, files.names), key=natural)
     if not images:
         raise ValueError(f"{path} holds no images but {_listing(files)}; {EXPECTED}")
     if tables := [name for name in files.names if PurePosixPath(name).name == CSV]:
@@ -195,7 +189,7 @@ def _celeba_hq(files: Files, root: str, path: Path) -> list[Item]:
         raise ValueError(f"{path / root / IMAGES} holds no images; {EXPECTED}")
     found = {name.rsplit("/", 1)[-1]: name for name in files.names if not _is_image(name)}  # Anno/ or the top
     if IDENTITIES not in found and PARTITION not in found:
-        return [Item(name, _stem(name)) for name in sorted(images, key=_natural)]
+        return [Item(name, _stem(name)) for name in sorted(images, key=natural)]
     if MAPPING not in found:
         raise ValueError(f"{path} has {IDENTITIES} but no {MAPPING}, which ties N.jpg to CelebA's names; {EXPECTED}")
     original = _mapping(files.read(found[MAPPING]), path / found[MAPPING])
@@ -205,7 +199,7 @@ def _celeba_hq(files: Files, root: str, path: Path) -> list[Item]:
     if strange := set(partition.values()) - set(splits):
         raise ValueError(f"{path / found[PARTITION]}: expected 0, 1 or 2 behind each name, found {sorted(strange)[:3]}")
     items = []
-    for name in sorted(images, key=_natural):
+    for name in sorted(images, key=natural):
         celeba = original.get(_stem(name))
         items.append(Item(name, _stem(name), identities.get(celeba), splits.get(partition.get(celeba))))
     if identities and not any(item.identity for item in items):
@@ -299,7 +293,7 @@ def _in_thousands(name: str) -> bool:
 
 
 def _is_image(name: str) -> bool:
-    return PurePosixPath(name).suffix.lower() in SUFFIXES and not PurePosixPath(name).name.startswith(".")
+    return PurePosixPath(name).suffix.lower() in SUFFIXES
 
 
 def _stem(name: str) -> str:
@@ -308,11 +302,6 @@ def _stem(name: str) -> str:
 
 def _without_suffix(name: str) -> str:
     return str(PurePosixPath(name).with_suffix(""))
-
-
-def _natural(name: str) -> list[str | int]:
-    """A key that sorts 10.jpg behind 9.jpg."""
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
 
 
 def _listing(files: Files) -> str:

@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from pipeline.common.files import atomic_write
+from pipeline.common.walk import left_by_system, walk
 from pipeline.videos.fomm import FPS
 
 METADATA_COLUMNS = ("video_id", "start", "end", "bbox", "fps", "width", "height", "partition", "person_id")
@@ -179,7 +180,7 @@ class Annotations:
         self.bad_rows: list[str] = []
         folder = self.path if self.path.is_dir() else self.path.parent
         meta = next((f / META_FILE for f in (folder, folder.parent) if (f / META_FILE).is_file()), None)
-        for file in sorted(self.path.rglob("*")) if self.path.is_dir() else [self.path]:
+        for file in walk(self.path) if self.path.is_dir() else [self.path]:
             self._add(file)
         if self.bad_rows and not self._crops:
             raise ValueError(f"no row of it is a crop, the first bad one: {self.bad_rows[0]}")
@@ -192,7 +193,9 @@ class Annotations:
         if file.suffix == ".zip":
             archive = self._open(file)
             for name in archive.namelist():
-                self._add_text(PurePosixPath(name), file, name)
+                inside = PurePosixPath(name.replace("\\", "/"))  # as some Windows programs write it
+                if not left_by_system(inside):
+                    self._add_text(inside, file, name)
         elif file.suffix == ".txt":
             self._add_text(PurePosixPath(file.as_posix()), file, None)
         elif file.suffix == ".csv" and file.name != META_FILE:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.common.files import natural
+from pipeline.common.walk import natural
 from pipeline.sections import CropParams
 from pipeline.videos import codec, fomm
 from pipeline.videos.annotations import Crop, parse_utterance

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline.common.files import atomic_write, natural
+from pipeline.common.files import atomic_write
+from pipeline.common.walk import natural, walk
 from pipeline.videos import codec, fomm
 from pipeline.videos.annotations import Listed
 from uniface.images import read_image
@@ -60,8 +61,8 @@ def scan(folder: Path) -> Found:
 def _videos(folder: Path) -> list[tuple[Path, str | None]]:
     """(path, split if a folder's name says it) of everything with a video's name, sorted."""
     found = []
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith("."):
+    for path in walk(folder):
+        if path.suffix.lower() in SUFFIXES:
             parts = path.relative_to(folder).parts[:-1]
             found.append((path, next((_PARTITIONS[part] for part in parts if part in _PARTITIONS), None)))
     if not found:

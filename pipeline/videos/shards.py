@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import schemas
-from pipeline.common.files import Notes, atomic_write, digest, sha256
+from pipeline.common.files import Notes, atomic_write, contents, digest, sha256
 from pipeline.common.places import Places
 from pipeline.videos import fomm
 from pipeline.videos.annotations import Annotations, write_metadata
@@ -41,13 +41,18 @@ class Jobs:
             raise FileNotFoundError(f"{table} lists no video that exists: see its column reason")
         self._files = sorted(file for file in places.annotations.glob("*") if file.suffix in (".zip", ".csv"))
         self._annotations = Annotations(places.annotations) if self._files else None
+        # of the files as they are: the table has what `download` found, and hands may have been there since
+        self._sums: dict[str, list] = {}
+        for name, found in contents(places.videos, places.work / "contents" / "videos.json").items():
+            person, video, *clip = name.split("/")
+            self._sums.setdefault(f"videos/{person}/{video}", []).append([*clip, found])
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def fingerprint(self) -> list:
         """Changes with the list of videos, the bytes of one of them, or the annotations."""
-        videos = [[*_name(row), row["split"], row["sha256"]] for row in self._rows]
+        videos = [[*_name(row), row["split"], self._sums.get(row["path"])] for row in self._rows]
         return [videos, [sha256(file) for file in self._files]]
 
     def __iter__(self) -> Iterator[tuple[VideoJob, str]]:
@@ -57,7 +62,7 @@ class Jobs:
             texts = self._annotations.texts(person, video) if self._annotations else {}
             crops = self._annotations.crops(person, video) if self._annotations else []
             job = VideoJob(person, video, row["split"], str(self._data / row["path"]), texts, tuple(crops))
-            yield job, digest(row["sha256"], texts, list(job.crops))
+            yield job, digest(self._sums.get(row["path"]), texts, list(job.crops))
 
 
 def _name(row: dict) -> tuple[str, str]:

@@ -522,11 +522,11 @@ def test_a_second_run_makes_nothing_again_and_a_new_video_costs_only_itself(tmp_
     )
     run_stage(data, tmp_path)
     assert made == [] and contents(data / "clips") == before
-    rows = read_table(data / "videos.parquet", "videos").to_pylist()
-    rows[1]["sha256"] = "another"
-    schemas.write(data / "videos.parquet", rows, schemas.VIDEOS)
+    face_video(data / "videos" / "id00000" / "b.mp4", 60, box=(46, 30, 94, 78))  # by hand: its row tells the old sha256
     run_stage(data, tmp_path)
-    assert made == ["b"] and contents(data / "clips") == before
+    after = contents(data / "clips")
+    assert made == ["b"] and after["train-00000.parquet"] != before["train-00000.parquet"]
+    assert after["test-00000.parquet"] == before["test-00000.parquet"]
     run_stage(data, tmp_path, clips_per_shard=2)
     assert made == ["b"] and "train-00003.parquet" in contents(data / "clips")
     run_stage(data, tmp_path, crf=30)

@@ -17,6 +17,7 @@ from pipeline import params
 from pipeline.common.places import Places
 from pipeline.download import download
 from pipeline.videos import codec, folders
+from pipeline.videos.annotations import Annotations
 from uniface.images import write_image
 from uniface.tables import read_table
 
@@ -177,6 +178,24 @@ def test_any_talking_heads_without_annotations(tmp_path):
     assert "two" in rows and rows["solo"]["person_id"] == "solo"
     spaced = next(row for name, row in rows.items() if name.startswith("one_talk_"))
     assert (tmp_path / "data" / spaced["path"]).is_file()
+
+
+def test_what_systems_leave_in_folders_is_no_video_and_no_annotation(tmp_path):
+    junk = ("@eaDir", "$RECYCLE.BIN", "__MACOSX", ".AppleDouble", "#recycle", "System Volume Information", ".Trash-0")
+    raw = tmp_path / "raw"
+    face_video(raw / "ann" / "talk.mp4", 30)
+    for name in junk:
+        for folder in (raw / name, raw / "ann" / name):
+            folder.mkdir()
+            (folder / "talk.mp4").write_bytes(b"a thumbnail")
+    (raw / "ann" / "._talk.mp4").write_bytes(b"a resource fork")
+    assert [(one.person_id, one.video_id) for one in folders.plain(raw)[0]] == [("ann", "talk")]
+    assert folders.scan(raw).sources == {("", "talk"): raw / "ann" / "talk.mp4"}
+    with zipfile.ZipFile(tmp_path / "txt.zip", "w") as archive:
+        archive.writestr("txt\\id00012\\talk\\00001.txt", annotation("id00012", "talk", range(30)))
+        archive.writestr("__MACOSX/txt/id00012/talk/._00001.txt", b"a resource fork")
+        archive.writestr("txt/id00012/talk/._00001.txt", b"a resource fork")
+    assert list(Annotations(tmp_path / "txt.zip").texts("id00012", "talk")) == ["00001"]
 
 
 def test_a_split_by_names_is_stable_and_never_without_test_persons(tmp_path):

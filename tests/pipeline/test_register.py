@@ -247,4 +247,7 @@ def test_evaluation_digest_follows_the_test_data_only(tmp_path):
     (places.clips / "train-00000.parquet").write_text("a")
     assert stage.evaluation_digest(places, params) == first
     (places.clips / "test-00000.parquet").write_text("a")
-    assert stage.evaluation_digest(places, params) != first
+    second = stage.evaluation_digest(places, params)
+    assert second != first
+    (places.clips / "test-00000.parquet").write_text("b")  # of the same size
+    assert stage.evaluation_digest(places, params) not in (first, second)

@@ -15,6 +15,7 @@ from pathlib import Path
 from pipeline.common.checkpoints import forget_missing
 from pipeline.common.cluster import connect, disconnect, in_thread, is_ours
 from pipeline.common.files import atomic_write, work_folder
+from pipeline.common.joining import check_room
 from pipeline.common.places import Places, main
 from pipeline.sections import ComputeParams, Params
 from pipeline.tracking.watch import watched
@@ -57,6 +58,7 @@ def run_on_ray(job: TrainJob, compute: ComputeParams, folder: Path, places: Plac
     A Ray of our own that is lost on the way is started again, `LOSSES` times. Raises RuntimeError with the worker's
     error if it failed more than `MAX_FAILURES` times, or if Ray is gone.
     """
+    connect(compute)  # before Ray is imported, which reads the environment then
     import ray
 
     again = LOSSES if is_ours() else 0
@@ -84,6 +86,7 @@ def fit_on_ray(job: TrainJob, compute: ComputeParams, folder: Path, places: Plac
     # how often Ray looks whether the workers have ended; at its 2 s a short training waits seconds for its end
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     connect(compute)
+    check_room(compute)
     gpus = gpus_per_worker(compute, ray.cluster_resources().get("GPU", 0))
     # a folder of this machine, or one that all machines see: there the run's name must tell stages apart
     storage = (compute.storage, f"{folder.parent.name}-{folder.name}") if compute.storage else (str(folder), "ray")

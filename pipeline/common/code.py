@@ -17,6 +17,7 @@ NEUTRAL = (
     "pipeline.common.checkpoints",  # where a training goes on; each of them leads to the same
     "pipeline.common.cluster",  # who computes, not what
     "pipeline.common.code",
+    "pipeline.common.joining",
     "pipeline.common.files",  # how files are written and named
     "pipeline.common.places",
     "pipeline.common.progress",

@@ -23,6 +23,7 @@ from pipeline.tracking import runs, store, versions
 from pipeline.tracking.card import card
 from pipeline.tracking.journal import send_leftovers
 from uniface.config import TASKS, Task
+from uniface.tables import ELSEWHERE
 from uniface.use.bundle import DETECTOR
 
 if TYPE_CHECKING:
@@ -219,6 +220,7 @@ def evaluation_digest(places: Places, params: Params) -> str:
     """
     files = [*sorted(places.clips.glob("test-*.parquet")), places.pairs / "test.parquet"]
     files += [places.pairs / "evaluation.parquet", *sorted(places.pairs.glob("images-*.parquet"))]
+    files += [folder / ELSEWHERE for folder in (places.clips, places.pairs)]
     files += sorted(places.nets.rglob("*.onnx"))
     return digest(*(file for file in files if file.is_file()), params.evaluate, params.seed, params.image_size)
 

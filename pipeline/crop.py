@@ -6,13 +6,15 @@ video and annotations.
 
 import random
 import sys
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from pipeline.common.cluster import WorkerDied, fan_out
+from pipeline import schemas
+from pipeline.common import bucket
+from pipeline.common.cluster import WorkerDied, fan_out, is_ours
 from pipeline.common.code import code
 from pipeline.common.files import digest, publish, work_folder, write_json
 from pipeline.common.places import Places, main
@@ -20,9 +22,11 @@ from pipeline.common.progress import progress
 from pipeline.sections import Params
 from pipeline.videos import fomm
 from pipeline.videos.clips import Cropper, VideoJob, load_detector
+from pipeline.videos.elsewhere import Elsewhere, Packer, Sent, send
 from pipeline.videos.report import write_report
-from pipeline.videos.shards import Blob, Jobs, Results, Shards
+from pipeline.videos.shards import Blob, Jobs, Pack, Results, Shards
 from pipeline.videos.tracks import Clip, Detector
+from uniface.tables import ELSEWHERE
 
 STATUSES = ("kept", "short", "small", "at_border", "no_face", "corrupt")
 FITS = ("as_given", "grown", "moved", "padded", "stretched")
@@ -39,21 +43,42 @@ def crop(params: Params, places: Places, make_detector: Callable[[], Detector] |
     """
     jobs = Jobs(places)
     nets = (places.nets / "faces").resolve()  # workers may run in another folder
-    make = make_detector or partial(load_detector, nets)
+    data = params.compute.data
+    if data:
+        bucket.check(data)
+    make = make_detector or partial(_detector, bucket.copied(nets, "" if is_ours() or not nets.is_dir() else data))
     networks = digest(nets) if make_detector is None and nets.is_dir() else "given"
     # FOMM's own tables give boxes and need no detector; the number of clips a shard has touches no clip
     settings = {**vars(params.crop), "clips_per_shard": None}
     cut, packed = code("pipeline.videos.clips"), code("pipeline.videos.shards")
-    folder = work_folder("crop", params.image_size, settings, networks, cut, work=places.work)
+    folder = work_folder("crop", params.image_size, settings, networks, cut, *filter(None, [data]), work=places.work)
     results = Results(folder / "videos")
     per_shard = params.crop.clips_per_shard
-    shards = Shards(folder / digest(jobs.fingerprint(), per_shard, packed), per_shard)
+    packs: deque[Pack] = deque()
+    state = folder / digest(jobs.fingerprint(), per_shard, packed)
+    shards = Shards(state, per_shard, packs.append if data else None)
     summary = Summary()
     finished = results.sweep(jobs, lambda missing: _run(missing, params, make))
-    with shards:
-        for job, key in progress(finished, len(jobs), "videos"):
-            for row, blob in results.read(job, key):
-                summary.add(shards.add(row, blob), blob)
+
+    def pack() -> Iterator[Pack]:
+        with shards:
+            for job, key in jobs if data else progress(finished, len(jobs), "videos"):
+                for row, blob in results.read(job, key):
+                    summary.add(shards.add(row, blob), blob)
+                yield from _drained(packs)
+        yield from _drained(packs)
+
+    if data:  # all videos first: two fan-outs at once would take each other's cores
+        deque(progress(finished, len(jobs), "videos"), maxlen=0)
+        written = fan_out(partial(Packer, f"{data}/clips"), pack(), params.compute.crop_workers, params.compute)
+        lines = []
+        for task, line in written:
+            if isinstance(line, WorkerDied):
+                raise RuntimeError(f"{task.name} cannot be written: {line}")
+            lines.append(line)
+        schemas.write(state / ELSEWHERE, sorted(lines, key=lambda line: line["name"]), schemas.SHARDS)
+    else:
+        deque(pack(), maxlen=0)
     results.notes.tell("crop", "these videos were cropped again")
     publish(shards.folder, places.clips)
     report = summary.report(jobs.statuses)
@@ -65,11 +90,24 @@ def crop(params: Params, places: Places, make_detector: Callable[[], Detector] |
     return report
 
 
+def _drained(packs: deque[Pack]) -> Iterator[Pack]:
+    while packs:
+        yield packs.popleft()
+
+
+def _detector(nets: bucket.Copied) -> Detector:
+    return load_detector(nets.here())
+
+
 def _run(
     jobs: Iterable[VideoJob], params: Params, make: Callable[[], Detector]
 ) -> Iterator[tuple[VideoJob, list[Clip]]]:
-    worker = partial(Cropper, params.image_size, params.crop, make)
-    for job, result in fan_out(worker, jobs, params.compute.crop_workers, params.compute):
+    worker, data = partial(Cropper, params.image_size, params.crop, make), params.compute.data
+    if data:
+        worker = partial(Elsewhere, worker, f"{data}/videos")
+        jobs = (Sent(job, {}) if is_ours() else send(job) for job in jobs)
+    for task, result in fan_out(worker, jobs, params.compute.crop_workers, params.compute):
+        job = task.job if isinstance(task, Sent) else task
         yield job, [Clip("", 0, 0, 0, "corrupt", str(result))] if isinstance(result, WorkerDied) else result
 
 

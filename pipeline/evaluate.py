@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pipeline.common.bucket import disk
 from pipeline.common.files import atomic_write, weights_digest, write_json
 from pipeline.common.places import Places, main
 from pipeline.scoring.held_out import Pairs, clip_pairs, exact, others, portrait_pairs
@@ -52,12 +53,12 @@ def examine(models: Mapping[Task, Path], out: Path, params: Params, places: Plac
     settings = params.evaluate
     nets = {task: UniFace.load(path).to(device).eval() for task, path in models.items()}
     scorer = Scorer(places.nets, settings.batch_size, device)
-    clips = ClipDataset(places.clips, "test")
+    clips = ClipDataset(places.clips, "test", disk=disk(params.compute))
     listed = "evaluation" if (places.pairs / "evaluation.parquet").is_file() else "test"
     sets = {
         "reconstruction": clip_pairs(clips, settings.pairs, params.seed, cross=False),
         "reenactment": clip_pairs(clips, settings.pairs, params.seed, cross=True),
-        "swapping": portrait_pairs(PairDataset(places.pairs, listed), settings.pairs),
+        "swapping": portrait_pairs(PairDataset(places.pairs, listed, disk=disk(params.compute)), settings.pairs),
     }
     report: dict = {exam: {} for exam in EXAMS} | {"baselines": {}, "controls": {}}
     for exam, (chosen, jobs) in sets.items():

@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline import schemas
+from pipeline.common import bucket
 from pipeline.common.code import code
 from pipeline.common.files import atomic_write, contents, publish, work_folder, write_json
 from pipeline.common.places import Places, main
@@ -52,6 +53,8 @@ def pairs(params: Params, places: Places, threads: int | None = None) -> dict:
         raise ValueError(f"pairs.path is {where}, but this stage replaces {places.pairs}: keep the images elsewhere")
     if sample:
         write_sample(params, where)
+    if params.compute.data:
+        bucket.check(params.compute.data)
     kind = "folder" if sample else settings.source
     files, items, layout = open_source(kind, where, settings.level, settings.pattern, settings.identity_column)
     if not (settings.level or settings.identity_column):  # whoever names what a person is knows
@@ -77,6 +80,8 @@ def pairs(params: Params, places: Places, threads: int | None = None) -> dict:
         listed = places.root / settings.evaluation_pairs
         found["pairs"]["evaluation"] = _write_listed(work / "evaluation.parquet", listed, kept)
     write_json(places.reports / "pairs.json", found)
+    if params.compute.data:
+        bucket.offload(work, f"{params.compute.data}/pairs", "images-*.parquet")
     publish(work, places.pairs)
     shutil.rmtree(state)
     print(json.dumps({key: value for key, value in found.items() if key != "rejected_names"}, indent=2))

@@ -152,7 +152,7 @@ def _expanded(params: Params) -> Params:
         weights=replace(params.weights, roles=roles),
         download=replace(params.download, cookies=home(params.download.cookies)),
         pairs=replace(params.pairs, evaluation_pairs=home(params.pairs.evaluation_pairs)),
-        compute=replace(params.compute, storage=home(params.compute.storage)),
+        compute=replace(params.compute, storage=home(params.compute.storage), data=params.compute.data.rstrip("/")),
     )
 
 

@@ -23,6 +23,7 @@ from pipeline.tracking import runs, store, versions
 from pipeline.tracking.card import card
 from pipeline.tracking.journal import send_leftovers
 from uniface.config import TASKS, Task
+from uniface.tables import ELSEWHERE
 from uniface.use.bundle import DETECTOR
 
 if TYPE_CHECKING:
@@ -221,6 +222,7 @@ def evaluation_digest(places: Places, params: Params) -> str:
     files = [found for name, found in clips.items() if PurePath(name).match("test-*.parquet")]
     files += [pairs[name] for name in ("test.parquet", "evaluation.parquet") if name in pairs]
     files += [found for name, found in pairs.items() if PurePath(name).match("images-*.parquet")]
+    files += [found[ELSEWHERE] for found in (clips, pairs) if ELSEWHERE in found]
     files += [sha256(file) for file in sorted(places.nets.rglob("*.onnx"))]
     return digest(*(["file", found] for found in files), params.evaluate, params.seed, params.image_size)
 

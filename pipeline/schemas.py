@@ -103,6 +103,14 @@ PAIRS = _schema(
     _field("same", pa.bool_(), "source and target are one image (Sec. 4.1: one in five)"),
 )
 
+SHARDS = _schema(
+    "shards",
+    _field("name", pa.string(), "of the shard, as the index names it"),
+    _field("url", pa.string(), "where it lies"),
+    _field("bytes", pa.int64(), "its size", "bytes"),
+    _field("sha256", pa.string(), "of its bytes"),
+)
+
 ROWS_PER_GROUP = {"clips": 1, "images": 1}
 """Rows that are read together: clips and images one by one, in any order, without reading their neighbours."""
 

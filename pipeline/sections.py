@@ -158,6 +158,9 @@ class ComputeParams:
     gpus_per_worker: Annotated[int, Field(ge=-1)]
     cpus_per_worker: Count
     storage: str
+    data: str
+    cache: str
+    cache_gb: Count
     loader_workers: Number
     crop_workers: Number
 

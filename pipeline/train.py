@@ -12,16 +12,19 @@ import sys
 from functools import partial
 from pathlib import Path
 
+from pipeline.common.bucket import project_id
 from pipeline.common.checkpoints import forget_missing
 from pipeline.common.cluster import connect, disconnect, in_thread, is_ours
 from pipeline.common.files import atomic_write, work_folder
+from pipeline.common.joining import check_room
 from pipeline.common.places import Places, main
 from pipeline.sections import ComputeParams, Params
 from pipeline.tracking.watch import watched
-from pipeline.training.job import TrainJob, fingerprint, make_job
+from pipeline.training.job import TrainJob, fingerprint, inputs, make_job
 from pipeline.training.worker import STATE, check_contextual_maps, train_worker
 from uniface.config import TASKS, Task
 from uniface.model import UniFace
+from uniface.store import filesystem, is_url
 from uniface.use.bundle import facts
 
 MAX_FAILURES = 2  # of a worker, before training gives up
@@ -57,6 +60,7 @@ def run_on_ray(job: TrainJob, compute: ComputeParams, folder: Path, places: Plac
     A Ray of our own that is lost on the way is started again, `LOSSES` times. Raises RuntimeError with the worker's
     error if it failed more than `MAX_FAILURES` times, or if Ray is gone.
     """
+    connect(compute)  # before Ray is imported, which reads the environment then
     import ray
 
     again = LOSSES if is_ours() else 0
@@ -84,15 +88,21 @@ def fit_on_ray(job: TrainJob, compute: ComputeParams, folder: Path, places: Plac
     # how often Ray looks whether the workers have ended; at its 2 s a short training waits seconds for its end
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     connect(compute)
+    check_room(compute)
     gpus = gpus_per_worker(compute, ray.cluster_resources().get("GPU", 0))
-    # a folder of this machine, or one that all machines see: there the run's name must tell stages apart
-    storage = (compute.storage, f"{folder.parent.name}-{folder.name}") if compute.storage else (str(folder), "ray")
-    runs = Path(*storage)
+    storage, name = run_place(compute, folder, places)
+    runs = Path(storage, name)
     forget_missing(runs)
+    files, storage = filesystem(storage) if is_url(storage) else (None, storage)
     messages = Queue(actor_options={"num_cpus": 0})
     trainer = TorchTrainer(
         train_worker,
-        train_loop_config={"job": job, "messages": messages, "checkpoints": str(runs)},
+        train_loop_config={
+            "job": job,
+            "inputs": inputs(job, "" if is_ours() else compute.data),
+            "messages": messages,
+            "checkpoints": str(runs),
+        },
         torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=compute.workers,
@@ -100,8 +110,9 @@ def fit_on_ray(job: TrainJob, compute: ComputeParams, folder: Path, places: Plac
             resources_per_worker={"CPU": compute.cpus_per_worker} | ({"GPU": gpus} if gpus else {}),
         ),
         run_config=RunConfig(
-            name=storage[1],
-            storage_path=storage[0],
+            name=name,
+            storage_path=storage,
+            storage_filesystem=files,
             failure_config=FailureConfig(max_failures=MAX_FAILURES),
             checkpoint_config=CheckpointConfig(num_to_keep=2),
         ),
@@ -115,6 +126,24 @@ def fit_on_ray(job: TrainJob, compute: ComputeParams, folder: Path, places: Plac
         state = read_state(Path(place) / STATE)
     assert state["step"] == job.config.iterations, state["step"]
     return state
+
+
+def run_place(compute: ComputeParams, folder: Path, places: Places) -> tuple[str, str]:
+    """Folder or URL of the checkpoints, and the run's name there.
+
+    In a place that all machines see, the name tells projects and stages apart. Raises ValueError if there must be one.
+    """
+    import ray
+
+    place = compute.storage or (f"{compute.data}/runs" if compute.data and not is_ours() else "")
+    if place:
+        return place, f"{folder.parent.name}-{folder.name}-{project_id(places.work)}"
+    if (machines := sum(node["Alive"] for node in ray.nodes())) > 1:  # Ray would write where nobody finds it
+        raise ValueError(
+            f"the Ray cluster has {machines} machines, which share no folder that this project knows: set compute.data "
+            "(s3://bucket/prefix), or compute.storage to a folder that all of them see (docs/cluster.md)"
+        )
+    return str(folder), "ray"
 
 
 def gpus_per_worker(compute: ComputeParams, available: float) -> int:

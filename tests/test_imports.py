@@ -17,7 +17,12 @@ FORBIDDEN = {
 }
 HOMES = {
     "prefect": {"flows"},
-    "ray": {"pipeline/common/cluster.py", "pipeline/train.py", "pipeline/training/worker.py"},
+    "ray": {
+        "pipeline/common/cluster.py",
+        "pipeline/common/joining.py",
+        "pipeline/train.py",
+        "pipeline/training/worker.py",
+    },
     "mlflow": {"pipeline/tracking", "uniface/use/bundle.py"},
     "insightface": {"uniface/faces.py"},
     "decord": {"uniface/data.py"},

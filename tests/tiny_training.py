@@ -57,7 +57,7 @@ def settings() -> dict:
             "adversarial_from": 0,
             "weights": weights, "perceptual_same": False, "contextual_maps": [],
         }  # fmt: skip
-    values["compute"] |= {"workers": 1, "cpus_per_worker": 1, "gpus_per_worker": 0, "loader_workers": 0, "storage": ""}
+    values["compute"] |= {"workers": 1, "cpus_per_worker": 1, "gpus_per_worker": 0, "loader_workers": 0}
     return values
 
 

@@ -6,7 +6,6 @@ data. Bytes go through the operating system's page cache, which all workers of a
 
 import io
 import logging
-import os
 from collections.abc import Sequence
 from functools import cache, cached_property, lru_cache
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from uniface.augment import AUGMENTATIONS, augment_driver
+from uniface.store import Disk
 from uniface.tables import CorruptMedia, Shards, read_table, string_codes
 
 MAX_SKIPS = 100
@@ -74,10 +74,10 @@ class ClipDataset:
     """The kept clips of one split of `data/clips`. Opening reads the index alone.
 
     If all decoded frames fit in `cache_bytes`, clips are decoded whole, once, and kept (per process); of a larger set
-    only the frames asked for are decoded and nothing is kept.
+    only the frames asked for are decoded and nothing is kept. `disk` keeps what comes from a store.
     """
 
-    def __init__(self, folder: str | Path, split: str, cache_bytes: int = 512 << 20) -> None:
+    def __init__(self, folder: str | Path, split: str, cache_bytes: int = 512 << 20, disk: Disk | None = None) -> None:
         self.folder, self.split, self.cache_bytes = Path(folder), split, cache_bytes
         index = read_table(self.folder / "index.parquet", "clip_index", ["split", "status", "shard", "row", "frames"])
         codes, self._names = string_codes(index["shard"])
@@ -93,12 +93,8 @@ class ClipDataset:
         self._shard, self._row = codes[self._where], row[self._where]
         self.lengths = index["frames"].fill_null(0).to_numpy()[self._where]
         """Frames of each clip, (len(self),)."""
-        if missing := sorted({self._names[n] for n in np.unique(self._shard)} - set(os.listdir(self.folder))):
-            raise FileNotFoundError(
-                f"{self.folder} lacks {len(missing)} shards its index names, {missing[0]} first: "
-                "fetch them (dvc pull) or run the stage crop again"
-            )
-        self._shards = Shards(self.folder, "clips")
+        names = [self._names[n] for n in np.unique(self._shard)]
+        self._shards = Shards(self.folder, "clips", names, disk)
         self.corrupt: dict[int, str] = {}
         """Clips that this process could not read, and why."""
         self._cache: dict[int, np.ndarray] = {}
@@ -191,7 +187,7 @@ class PairDataset:
     Decoded images are kept if all of them fit in `cache_bytes`, as in `ClipDataset`.
     """
 
-    def __init__(self, folder: str | Path, split: str, cache_bytes: int = 512 << 20) -> None:
+    def __init__(self, folder: str | Path, split: str, cache_bytes: int = 512 << 20, disk: Disk | None = None) -> None:
         import pyarrow as pa
         import pyarrow.compute as pc
 
@@ -201,14 +197,22 @@ class PairDataset:
             raise ValueError(
                 f"{self.folder / split}.parquet is empty: reports/pairs.json says what became of the images"
             )
-        self._files = [path.name for path in sorted(self.folder.glob("images-*.parquet"))]
-        if not self._files:
-            raise FileNotFoundError(f"{self.folder} has no images-*.parquet: run the stage pairs")
-        tables = [read_table(self.folder / name, "images", ["image_id", "identity"]) for name in self._files]
-        images = pa.concat_tables(tables).combine_chunks()
+        self._shards = Shards(self.folder, "images", disk=disk)
+        if self._shards.elsewhere:  # the index knows what opening each of them would say
+            index = read_table(self.folder / "index.parquet", "image_index", ["image_id", "identity", "shard", "row"])
+            images = index.filter(pc.is_valid(index["shard"])).sort_by([("shard", "ascending"), ("row", "ascending")])
+            self._file, self._files = string_codes(images["shard"])
+            self._row = images["row"].to_numpy()
+            images = images.combine_chunks()
+        else:
+            self._files = [path.name for path in sorted(self.folder.glob("images-*.parquet"))]
+            if not self._files:
+                raise FileNotFoundError(f"{self.folder} has no images-*.parquet: run the stage pairs")
+            tables = [read_table(self.folder / name, "images", ["image_id", "identity"]) for name in self._files]
+            images = pa.concat_tables(tables).combine_chunks()
+            self._file = np.repeat(np.arange(len(tables)), [len(table) for table in tables])
+            self._row = np.concatenate([np.arange(len(table)) for table in tables])
         self._ids, self._identities = images["image_id"].combine_chunks(), images["identity"]
-        self._file = np.repeat(np.arange(len(tables)), [len(table) for table in tables])
-        self._row = np.concatenate([np.arange(len(table)) for table in tables])
         self._source, self._target = (
             pc.index_in(pairs[name], value_set=self._ids).fill_null(-1).to_numpy()
             for name in ("source_id", "target_id")
@@ -220,7 +224,6 @@ class PairDataset:
             )
         self._same = pairs["same"].to_numpy()
         self._number = {name: i for i, name in enumerate(self._ids.to_pylist())}
-        self._shards = Shards(self.folder, "images")
         self.corrupt: dict[int, str] = {}
         """Images that this process could not read, and why."""
         self._cache: dict[int, np.ndarray] = {}

@@ -14,9 +14,11 @@ PACKAGES = ("uniface", "pipeline")
 
 NEUTRAL = (
     "pipeline.checks",
+    "pipeline.common.bucket",  # where files lie
     "pipeline.common.checkpoints",  # where a training goes on; each of them leads to the same
     "pipeline.common.cluster",  # who computes, not what
     "pipeline.common.code",
+    "pipeline.common.joining",
     "pipeline.common.files",  # how files are written and named
     "pipeline.common.places",
     "pipeline.common.progress",
@@ -26,8 +28,10 @@ NEUTRAL = (
     "pipeline.tracking.runs",
     "pipeline.tracking.store",
     "pipeline.tracking.watch",
+    "pipeline.videos.elsewhere",  # who crops and packs, and where the result lies
     "pipeline.videos.look",  # what `pipeline.crop look` prints
     "uniface.files",
+    "uniface.store",  # where files lie
 )
 """Modules that cannot change a result: none of them, and nothing that only they import, is among the dependencies."""
 

@@ -1,15 +1,18 @@
 """What a training must know, and what decides its result."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pipeline.common.bucket import Copied, copied, disk
 from pipeline.common.code import code
 from pipeline.common.files import contents
 from pipeline.common.nets import read_manifest
 from pipeline.common.places import Places
 from pipeline.sections import Params
 from uniface.config import ModelConfig, Task, TrainConfig
+from uniface.store import Disk
+from uniface.tables import ELSEWHERE
 
 NETS = ("recogniser", "perceptual", "lpips", "contextual")  # roles that a loss may look through
 
@@ -27,6 +30,7 @@ class TrainJob:
     stage1: str | None  # model file whose attribute embedder swapping starts from
     loader_workers: int
     threads: int
+    disk: Disk  # where a worker keeps what it reads from a store
     detect_height: int  # rows at which faces were found in the training data
 
 
@@ -49,8 +53,39 @@ def make_job(task: Task, params: Params, places: Places) -> TrainJob:
         stage1=stage1 and str(stage1),
         loader_workers=params.compute.loader_workers,
         threads=params.compute.cpus_per_worker,
+        disk=disk(params.compute),
         detect_height=params.crop.detect_height,
     )
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The files of a job as its workers find them, which may run on machines that see nothing of the driver's."""
+
+    data: Copied
+    nets: Copied
+    stage1: Copied | None
+
+    def of(self, job: TrainJob) -> TrainJob:
+        """The job with paths of the machine that calls this."""
+        stage1 = self.stage1 and str(self.stage1.here())
+        return replace(job, data=str(self.data.here()), nets=str(self.nets.here()), stage1=stage1)
+
+
+def inputs(job: TrainJob, data: str) -> Inputs:
+    """Copy what workers elsewhere need to the store `data`; "": they see the driver's folders.
+
+    Raises ValueError if the shards themselves lie here only.
+    """
+    if data and not (Path(job.data) / ELSEWHERE).is_file():
+        name = Path(job.data).name
+        stage = "crop" if job.task == "reenactment" else "pairs"
+        raise ValueError(
+            f"the shards of data/{name} lie on this machine, and compute.data says {data}: make them again, there "
+            f"(dvc repro --force --single-item {stage})"
+        )
+    stage1 = copied(Path(job.stage1), data) if job.stage1 else None
+    return Inputs(copied(Path(job.data), data), copied(Path(job.nets), data), stage1)
 
 
 def fingerprint(job: TrainJob) -> tuple[Any, ...]:

@@ -29,7 +29,7 @@ def train_worker(config: dict[str, Any]) -> None:
     import ray.train.torch
     import torch
 
-    job, messages = config["job"], config["messages"]
+    job, messages = config["inputs"].of(config["job"]), config["messages"]
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     torch.set_num_threads(job.threads)  # Ray sets OMP_NUM_THREADS to 1
@@ -128,7 +128,7 @@ def _is_vgg16(files: dict[str, Path]) -> bool:
 
 def open_data(job: TrainJob, split: str) -> ClipDataset | PairDataset:
     """The data set of the job's task."""
-    return (ClipDataset if job.task == "reenactment" else PairDataset)(job.data, split)
+    return (ClipDataset if job.task == "reenactment" else PairDataset)(job.data, split, disk=job.disk)
 
 
 def previews(job: TrainJob) -> dict[str, Any]:

@@ -21,6 +21,8 @@ from pipeline.videos.annotations import Annotations, write_metadata
 from pipeline.videos.annotations import Crop as GivenCrop
 from pipeline.videos.clips import VideoJob
 from pipeline.videos.tracks import Clip
+from uniface import store
+from uniface.store import is_url
 from uniface.tables import read_table
 
 VERSION = 1
@@ -96,7 +98,9 @@ class Results:
         with atomic_write(path.with_name(f"{path.name}.bin")) as part, open(part, "wb") as file:
             for clip in clips:
                 row = {name: value for name, value in vars(clip).items() if name != "video"}
-                if clip.video is not None:
+                if isinstance(clip.video, Blob):
+                    row |= {"url": clip.video.path, "offset": clip.video.offset, "size": clip.video.size}
+                elif clip.video is not None:
                     file.write(clip.video)
                     row |= {"offset": offset, "size": len(clip.video)}
                     offset += len(clip.video)
@@ -107,7 +111,7 @@ class Results:
         """(index row without shard and row, where the clip's bytes are) of each candidate."""
         path = self._path(job)
         for row in self.notes.read(self._note(job))["clips"]:
-            offset, size = row.pop("offset", None), row.pop("size", None)
+            offset, size, url = row.pop("offset", None), row.pop("size", None), row.pop("url", None)
             kept = offset is not None
             yield (
                 {
@@ -118,7 +122,7 @@ class Results:
                     "fps": float(fomm.FPS) if kept else None,
                     "frames": row["end"] - row["start"],
                 },
-                Blob(path.with_name(f"{path.name}.bin"), offset, size) if kept else None,
+                Blob(url or path.with_name(f"{path.name}.bin"), offset, size) if kept else None,
             )
 
     def sweep(self, jobs: Jobs, run: Callable[[Iterable[VideoJob]], Iterable[tuple[VideoJob, list[Clip]]]]) -> Iterator:
@@ -141,26 +145,44 @@ class Results:
 
 @dataclass(frozen=True)
 class Blob:
-    """A clip's bytes, still in its file."""
+    """A clip's bytes, still in its file, which may lie in a store."""
 
-    path: Path
+    path: Path | str
     offset: int
     size: int
 
     def read(self) -> bytes:
+        if is_url(self.path):
+            return store.read(self.path, self.offset, self.size)
         with open(self.path, "rb") as file:
             file.seek(self.offset)
             return file.read(self.size)
 
 
+@dataclass(frozen=True)
+class Pack:
+    """What a shard is written from: its name, the index row of each clip, and where its bytes are."""
+
+    name: str
+    clips: list[tuple[dict, Blob]]
+
+
+def write_shard(path: Path, pack: Pack) -> None:
+    """Write a shard, which appears whole."""
+    names = [name for name in schemas.CLIPS.names if name != "video"]
+    with schemas.writer(path, schemas.CLIPS) as file:
+        for row, blob in pack.clips:
+            schemas.append(file, [{**{name: row[name] for name in names}, "video": blob.read()}])
+
+
 class Shards:
     """The folder of shards and index that becomes `data/clips`; a context that writes the rest when it ends well.
 
-    A shard that is there already is not written again.
+    A shard that is there already is not written again. With `hand_over` nothing is written here: it gets each pack.
     """
 
-    def __init__(self, folder: Path, clips_per_shard: int):
-        self.folder = folder
+    def __init__(self, folder: Path, clips_per_shard: int, hand_over: Callable[[Pack], None] | None = None):
+        self.folder, self._hand_over = folder, hand_over
         folder.mkdir(parents=True, exist_ok=True)
         self._size = clips_per_shard
         self._open: dict[str, list[tuple[dict, Blob]]] = {}
@@ -196,12 +218,11 @@ class Shards:
 
     def _write(self, split: str) -> None:
         path = self.folder / self._name(split)
-        clips = self._open.pop(split)
-        if not path.exists():
-            names = [name for name in schemas.CLIPS.names if name != "video"]
-            with schemas.writer(path, schemas.CLIPS) as file:
-                for row, blob in clips:
-                    schemas.append(file, [{**{name: row[name] for name in names}, "video": blob.read()}])
+        pack = Pack(path.name, self._open.pop(split))
+        if self._hand_over:
+            self._hand_over(pack)
+        elif not path.exists():
+            write_shard(path, pack)
         self._numbers[split] += 1
 
     def _flush_index(self) -> None:

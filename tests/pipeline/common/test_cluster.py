@@ -53,39 +53,6 @@ def test_one_worker_is_this_process_in_order_without_ray(monkeypatch, make_worke
     assert [value for _, (value, _) in results] == [2, 4]
 
 
-def test_two_workers_survive_deaths_and_give_results_as_they_finish(tmp_path, monkeypatch, make_worker):
-    import ray
-
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    folder = str(tmp_path)
-    drawn = []
-
-    def tasks():
-        yield "slow", 1, folder
-        for value in range(2, 8):
-            drawn.append(value)
-            yield "plain", value, folder
-        yield "dies once", 8, folder
-        yield "dies", 9, folder
-        yield "plain", 10, folder
-
-    try:
-        results = cluster.fan_out(make_worker, tasks(), 2, COMPUTE)
-        first = next(results)
-        assert len(drawn) <= 2  # no more in flight than workers
-        rest = [first, *results]
-        values = {task[1]: result for task, result in rest}
-        assert set(values) == set(range(1, 11))
-        assert isinstance(values.pop(9), cluster.WorkerDied)
-        assert all(result[0] == value * 2 for value, result in values.items())
-        assert rest[0][0][1] != 1 and (tmp_path / "died 8").exists()  # the slow one does not hold up the others
-        assert os.getpid() not in {result[1] for result in values.values()}
-        with pytest.raises(ValueError, match="cannot do 5"):
-            list(cluster.fan_out(make_worker, [("raises", 5, folder), ("plain", 6, folder)], 2, COMPUTE))
-    finally:
-        ray.shutdown()
-
-
 def test_a_ray_that_does_not_start_is_tried_again_after_longer_waits_and_then_one_sentence(monkeypatch, capsys):
     import ray
 
@@ -106,8 +73,57 @@ def test_a_ray_that_does_not_start_is_tried_again_after_longer_waits_and_then_on
         "Ray did not start on this machine: The current node timed out during startup.; run the same again"
     )
     assert "trying again in 60 s" in capsys.readouterr().err
-    tries.clear()
-    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
-    with pytest.raises(ConnectionError, match=r"the Ray cluster at 10\.0\.0\.1:6379 does not answer"):
-        cluster.connect(COMPUTE)
-    assert len(tries) == 1
+
+
+@pytest.fixture(scope="module")
+def two_cores():
+    """Ray on this machine with two cores, for the tests here."""
+    import ray
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("RAY_ADDRESS", raising=False)
+        cluster.connect(dataclasses.replace(COMPUTE, crop_workers=2))
+        yield ray
+        ray.shutdown()
+
+
+def test_two_workers_survive_deaths_and_give_results_as_they_finish(tmp_path, two_cores, make_worker):
+    folder = str(tmp_path)
+    drawn = []
+
+    def tasks():
+        yield "slow", 1, folder
+        for value in range(2, 8):
+            drawn.append(value)
+            yield "plain", value, folder
+        yield "dies once", 8, folder
+        yield "dies", 9, folder
+        yield "plain", 10, folder
+
+    results = cluster.fan_out(make_worker, tasks(), 2, COMPUTE)
+    first = next(results)
+    assert len(drawn) <= 2  # no more in flight than workers
+    rest = [first, *results]
+    values = {task[1]: result for task, result in rest}
+    assert set(values) == set(range(1, 11))
+    assert isinstance(values.pop(9), cluster.WorkerDied)
+    assert all(result[0] == value * 2 for value, result in values.items())
+    assert rest[0][0][1] != 1 and (tmp_path / "died 8").exists()  # the slow one does not hold up the others
+    assert os.getpid() not in {result[1] for result in values.values()}
+    with pytest.raises(ValueError, match="cannot do 5"):
+        list(cluster.fan_out(make_worker, [("raises", 5, folder), ("plain", 6, folder)], 2, COMPUTE))
+
+
+def test_more_workers_than_free_cores_do_every_task(two_cores, make_worker):
+    """A worker that waits for a core holds no task."""
+
+    @two_cores.remote(num_cpus=max(1, (os.cpu_count() or 1) - 1))
+    class Other:
+        def ready(self):
+            return True
+
+    other = Other.remote()  # leaves one core
+    assert two_cores.get(other.ready.remote())
+    done = [task[1] for task, _ in cluster.fan_out(make_worker, (("plain", n, "") for n in range(6)), 3, COMPUTE)]
+    assert sorted(done) == list(range(6))
+    two_cores.kill(other)

@@ -3,7 +3,7 @@
     python -m benchmarks.bucket        (needs `make services`: it starts an S3 server of its own)
 
 The stricter form of "training from the bucket": what is compared is the reading alone, without the step. `warm`: all
-cells lie in the local cache; `cold`: the first time of each clip, in seconds by the clock, the server on the same cores.
+cells lie in the local cache; `cold`: each clip's first time, in seconds by the clock, the server on the same cores.
 """
 
 import json

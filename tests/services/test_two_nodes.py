@@ -156,7 +156,9 @@ except ConnectionError as error:
 def test_the_page_says_what_is_run_here():
     """Each command of docs/cluster.md in a block is one that a test of this folder runs."""
     page = (ROOT / "docs" / "cluster.md").read_text()
-    commands = [line.strip() for block in re.findall(r"```bash\n(.*?)```", page, re.DOTALL) for line in block.splitlines()]
+    commands = [
+        line.strip() for block in re.findall(r"```bash\n(.*?)```", page, re.DOTALL) for line in block.splitlines()
+    ]
     stages = [re.search(r"python -m (pipeline\.\w+(?: \w+)?)", line) for line in commands]
     told = {found[1] for found in stages if found}
     mine = Path(__file__).read_text()

@@ -138,7 +138,8 @@ class Sandbox:
         """The names of all objects."""
         code = (
             "import boto3\n"
-            f"pages = boto3.client('s3').get_paginator('list_objects_v2').paginate(Bucket={bucket!r}, Prefix={prefix!r})\n"
+            "listed = boto3.client('s3').get_paginator('list_objects_v2')\n"
+            f"pages = listed.paginate(Bucket={bucket!r}, Prefix={prefix!r})\n"
             "print('\\n'.join(one['Key'] for page in pages for one in page.get('Contents', [])))\n"
         )
         return self.python(code).split()

@@ -11,6 +11,7 @@ import pytest
 from sandbox import KEYS, need
 
 from pipeline.common import bucket
+from pipeline.nets.fetch import download
 from uniface import store
 from uniface.store import StoreError
 
@@ -74,6 +75,15 @@ def test_files_come_back_whole_and_in_parts(server, tmp_path):
     assert (tmp_path / "copy").read_bytes() == content
     with pytest.raises(StoreError, match="s3://b/p/nothing is not there"):
         store.read("s3://b/p/nothing")
+
+
+def test_a_network_may_lie_in_the_bucket(server, tmp_path):
+    (tmp_path / "net.onnx").write_bytes(b"a network")
+    row = bucket.put(tmp_path / "net.onnx", "s3://b/nets")
+    assert download(row["url"], row["sha256"], tmp_path / "downloads").read_bytes() == b"a network"
+    with pytest.raises(ValueError, match="is not what was expected"):
+        download(row["url"], "0" * 64, tmp_path / "downloads")
+    assert [path.name for path in (tmp_path / "downloads").iterdir()] == [row["sha256"]]
 
 
 def test_a_wrong_bucket_or_key_is_one_sentence_at_once(server, monkeypatch):

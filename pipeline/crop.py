@@ -70,13 +70,8 @@ def crop(params: Params, places: Places, make_detector: Callable[[], Detector] |
 
     if data:  # all videos first: two fan-outs at once would take each other's cores
         deque(progress(finished, len(jobs), "videos"), maxlen=0)
-        written = fan_out(partial(Packer, f"{data}/clips"), pack(), params.compute.crop_workers, params.compute)
-        lines = []
-        for task, line in written:
-            if isinstance(line, WorkerDied):
-                raise RuntimeError(f"{task.name} cannot be written: {line}")
-            lines.append(line)
-        schemas.write(state / ELSEWHERE, sorted(lines, key=lambda line: line["name"]), schemas.SHARDS)
+        lines = sorted(_packed(pack(), params), key=lambda line: line["name"])
+        schemas.write(state / ELSEWHERE, lines, schemas.SHARDS)
     else:
         deque(pack(), maxlen=0)
     results.notes.tell("crop", "these videos were cropped again")
@@ -88,6 +83,15 @@ def crop(params: Params, places: Places, make_detector: Callable[[], Detector] |
     counts = ", ".join(f"{report[status]} {status}" for status in STATUSES)
     print(f"crop: {report['candidates']} candidate clips of {report['videos']['ok']} videos: {counts}")
     return report
+
+
+def _packed(packs: Iterator[Pack], params: Params) -> Iterator[dict]:
+    """Write the shards in the store, by the workers; their rows of `schemas.SHARDS`."""
+    packer = partial(Packer, f"{params.compute.data}/clips")
+    for pack, line in fan_out(packer, packs, params.compute.crop_workers, params.compute):
+        if isinstance(line, WorkerDied):
+            raise RuntimeError(f"{pack.name} cannot be written: {line}")
+        yield line
 
 
 def _drained(packs: deque[Pack]) -> Iterator[Pack]:

@@ -168,7 +168,7 @@ class Disk:
         try:
             content = path.read_bytes()
             os.utime(path)  # used now: it goes last
-        except FileNotFoundError:
+        except OSError:  # not there, or swept meanwhile
             return None
         return content
 

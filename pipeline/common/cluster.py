@@ -199,7 +199,7 @@ class _Pool:
         try:
             result = ray.get(reference)
         except ray.exceptions.RayTaskError as error:
-            raise error.as_instanceof_cause() from None
+            raise error.cause from None  # Ray's own has the traceback in its message
         # of a lost machine the worker is unreachable at first, or the result is lost that lay there
         except (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError) as error:
             ray.kill(worker)  # if it is only unreachable, nothing shall come of it any more

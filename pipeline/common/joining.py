@@ -75,8 +75,8 @@ def join(address: str) -> None:
 
 def code_travels() -> dict:
     """The runtime environment that brings the project's packages, of this very state, to every worker."""
-    # whatever .gitignore says: only what Python itself leaves behind
-    return {"py_modules": [str(ROOT / name) for name in PACKAGES], "excludes": ["__pycache__"]}
+    # the sample's networks get there as data/weights, like any others
+    return {"py_modules": [str(ROOT / name) for name in PACKAGES], "excludes": ["__pycache__", "*.onnx"]}
 
 
 def _reach(address: str) -> None:

@@ -5,6 +5,10 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from pipeline.common.files import sha256
+from uniface import store
+
+STORES = ("s3", "gs", "gcs", "abfs", "abfss")
+"""Of addresses that are read through `uniface.store`, with the keys of the environment."""
 
 ATTEMPTS, TIMEOUT_S, BLOCK = 5, 30, 1 << 16
 
@@ -24,11 +28,20 @@ def download(url: str, expected: str, folder: Path, pause_s: float = 2.0) -> Pat
     """
     import requests
 
-    if urlsplit(url).scheme not in ("http", "https"):
-        raise ValueError(f"cannot download {url}: only http and https are supported")
+    scheme = urlsplit(url).scheme
+    if scheme not in ("http", "https", *STORES):
+        raise ValueError(f"cannot download {url}: only http, https, {', '.join(STORES)} are supported")
     done, part = folder / expected, folder / f"{expected}.part"
     if done.is_file() and sha256(done) == expected:
         return done
+    if scheme in STORES:
+        store.fetch(url, part)
+        try:
+            check(part, expected, url)
+        except ValueError:
+            part.unlink()
+            raise
+        return part.replace(done)
     folder.mkdir(parents=True, exist_ok=True)
     problem = ""
     for attempt in range(ATTEMPTS):

@@ -4,6 +4,8 @@ import dataclasses
 import os
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 from drawn_videos import GreenDetector
 from test_crop import ONE, PARAMS, SIZE, VIDEOS, WHOLE, contents, lay_out
@@ -12,10 +14,11 @@ from pipeline.common import bucket
 from pipeline.common.files import sha256
 from pipeline.common.places import Places
 from pipeline.crop import crop
+from pipeline.pairs import pairs
 from pipeline.training.job import inputs, make_job
 from pipeline.videos import elsewhere
 from pipeline.videos.clips import VideoJob
-from uniface.data import ClipDataset
+from uniface.data import ClipDataset, PairDataset
 from uniface.store import Disk, StoreError, read
 from uniface.tables import ELSEWHERE, read_table
 
@@ -47,14 +50,17 @@ def test_shards_in_a_store_have_the_bytes_that_they_have_here(both):
     for row in rows:
         assert row["url"].startswith(f"{url}/clips/") and row["bytes"] == len(local[row["name"]])
         assert read(row["url"]) == local[row["name"]] and row["sha256"] == sha256(here / row["name"])
-    assert (there.parents[1] / "reports/clips.json").read_bytes() == (here.parents[1] / "reports/clips.json").read_bytes()
+    reports = [(folder.parents[1] / "reports" / "clips.json").read_text() for folder in both[:2]]
+    assert reports[0] == reports[1]
 
 
 def test_a_second_run_asks_the_store_for_what_is_there(both, monkeypatch):
     _, there, url = both
     before = contents(there)
     monkeypatch.setattr("pipeline.videos.clips.crop_video", lambda *rest: pytest.fail("cropped again"))
-    monkeypatch.setattr(bucket.store, "write", lambda url, content: content == b"uniface" or pytest.fail(f"wrote {url}"))
+    monkeypatch.setattr(
+        bucket.store, "write", lambda url, content: content == b"uniface" or pytest.fail(f"wrote {url}")
+    )
     run_stage(there.parents[1], url)
     assert contents(there) == before
 
@@ -146,5 +152,31 @@ def test_a_disk_that_takes_nothing_costs_no_sample(tmp_path):
     (tmp_path / "file").write_text("in the way")
     disk = Disk(str(tmp_path / "file"), 1 << 20)
     disk.put("cell", b"x")
-    with pytest.raises(NotADirectoryError):
-        disk.get("cell")
+    assert disk.get("cell") is None
+
+
+def test_shards_in_a_store_are_the_same_pairs(both, tmp_path):
+    """Stage 2's portraits: the local tables alone say which image is where."""
+    _, _, url = both
+    found = {}
+    for root, place in ((tmp_path / "here", ""), (tmp_path / "there", url)):
+        images = root / "raw"
+        for n in range(20):
+            (images / f"p{n % 5}").mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(images / f"p{n % 5}" / f"{n}.png"), np.full((32, 32, 3), 10 * n, np.uint8))
+        settings = dataclasses.replace(
+            WHOLE.pairs, source="folder", path=str(images), split="images", test_images=4, images_per_shard=7
+        )
+        compute = dataclasses.replace(ONE, data=place)
+        pairs(dataclasses.replace(WHOLE, pairs=settings, image_size=32, compute=compute), Places(root), threads=1)
+        found[place] = root / "data" / "pairs"
+    names = {path.name for path in found[url].iterdir()}
+    assert names == {"index.parquet", "train.parquet", "test.parquet", ELSEWHERE}
+    local, far = (
+        PairDataset(folder, "train", 0, Disk(str(tmp_path / "cache"), 1 << 20)) for folder in (found[""], found[url])
+    )
+    assert len(local) == len(far) == 80
+    for k in range(len(local)):
+        (*mine, same, ids), (*theirs, other, names) = local.pair(k), far.pair(k)
+        assert same == other and ids == names and np.array_equal(mine, theirs)
+        assert local.identity(ids[0]) == far.identity(ids[0])

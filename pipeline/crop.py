@@ -22,10 +22,11 @@ from pipeline.common.progress import progress
 from pipeline.sections import Params
 from pipeline.videos import fomm
 from pipeline.videos.clips import Cropper, VideoJob, load_detector
+from pipeline.videos.detections import Detector
 from pipeline.videos.elsewhere import Elsewhere, Packer, Sent, send
 from pipeline.videos.report import write_report
 from pipeline.videos.shards import Blob, Jobs, Pack, Results, Shards
-from pipeline.videos.tracks import Clip, Detector
+from pipeline.videos.tracks import Clip
 from uniface.tables import ELSEWHERE
 
 STATUSES = ("kept", "short", "small", "at_border", "no_face", "corrupt")

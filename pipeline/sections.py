@@ -91,6 +91,7 @@ class CropParams:
     border: Literal["reject", "pad"]
     shape: Literal["square", "stretch"]
     detect_height: Annotated[int, Field(ge=32, le=4320)]
+    detect_every: Annotated[int, Field(ge=1, le=25)]
     gop: Count
     crf: Annotated[int, Field(ge=0, le=51)]
     clips_per_shard: Count

@@ -40,7 +40,8 @@ def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         vertical, horizontal = (_gaussian(sigma) for sigma in sigmas)
         blurred = cv2.sepFilter2D(blurred, -1, horizontal, vertical, borderType=border)
     small = cv2.resize(blurred, (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
-    return np.clip(np.rint(small), 0, 255).astype(np.uint8)
+    np.rint(small, out=small)  # in place: temporary arrays of this size cost more in page faults than the arithmetic
+    return np.clip(small, 0, 255, out=small).astype(np.uint8)
 
 
 def _means(image: np.ndarray, size: tuple[int, int], sigmas: list[float]) -> tuple[np.ndarray, list[float]]:

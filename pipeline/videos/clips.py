@@ -14,7 +14,8 @@ from pipeline.sections import CropParams
 from pipeline.videos import codec, fomm
 from pipeline.videos.annotations import Crop, parse_utterance
 from pipeline.videos.cutting import cut, recut
-from pipeline.videos.tracks import Clip, Detector, Seen, chunks, detections, merged, tracked
+from pipeline.videos.detections import Detector, detections
+from pipeline.videos.tracks import Clip, Seen, chunks, merged, tracked
 
 WHOLE = "00000"
 """The utterance's name where a video has no annotations."""

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from pipeline.sections import CropParams
 from pipeline.videos import codec, fomm
+from pipeline.videos.detections import Detector
 from pipeline.videos.folders import plain
-from pipeline.videos.tracks import Detector, chunks, tracked
+from pipeline.videos.tracks import chunks, tracked
 
 BEGINNING = 30 * fomm.FPS
 """Frames of each video that are looked at."""

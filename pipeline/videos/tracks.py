@@ -1,21 +1,13 @@
-"""From the frames of a video to candidate clips: detect faces, follow one, cut its track by FOMM's protocol."""
+"""From the faces in the frames of a video to candidate clips: follow one, cut its track by FOMM's protocol."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
-
-import numpy as np
 
 from pipeline.sections import CropParams
 from pipeline.videos import codec, fomm
 from pipeline.videos.annotations import Track
-
-
-class Detector(Protocol):
-    """What finds faces: `uniface.faces.Faces`."""
-
-    def detect(self, image: np.ndarray) -> list: ...
+from pipeline.videos.detections import Detector, detections
 
 
 @dataclass(frozen=True)
@@ -76,20 +68,6 @@ def chunks(utterance: str, seen: Seen, settings: CropParams) -> list[Clip]:
         for c in fomm.chunks(boxes, (height, width), settings, first):
             found.append(Clip(utterance, len(found), c.first, c.end, c.status, c.reason, c.box, width, height))
     return found
-
-
-def detections(
-    path: Path, spans: list[tuple[int, int]] | None, settings: CropParams, detector: Detector
-) -> Iterator[tuple[int, tuple[int, int], list[fomm.Box]]]:
-    """(tick, (width, height) of the picture, boxes in its pixels); what is shown at several ticks is looked at once."""
-    last, boxes = None, []
-    for tick, picture in codec.ticks(path, spans):
-        if picture is not last:
-            image = picture.rgb(settings.detect_height)
-            scale = np.array([picture.width / image.shape[1], picture.height / image.shape[0]] * 2)
-            boxes = [tuple((face.box * scale).tolist()) for face in detector.detect(image)]
-            last = picture
-        yield tick, picture.size, boxes
 
 
 def tracked(

@@ -39,6 +39,7 @@ PARAMS = CropParams(
     border="reject",
     shape="square",
     detect_height=120,
+    detect_every=1,
     gop=8,
     crf=16,
     clips_per_shard=3,

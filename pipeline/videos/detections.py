@@ -1,0 +1,181 @@
+"""Faces in the frames of a video: looked for in every frame, or in some of them and wherever the track is unsure.
+
+With `crop.detect_every` n the detector looks at every n-th frame, at the first and last frame of a span, on both sides
+of a cut, and between two looks that do not lead evenly from one to the other (a face comes, goes, jumps, or is hardly
+one) at the frame in the middle, down to every frame. Boxes in between lie on the straight line.
+"""
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from pipeline.sections import CropParams
+from pipeline.videos import codec, fomm
+
+SURE = 0.6
+"""Score below which a face is looked at more closely; detectors call 0.5 a face."""
+SAME = 0.5
+"""Overlap from which two boxes are the same face."""
+JUMP = 0.12
+"""Share of its size that a side of a face's box may move between two looks."""
+CUT = 20.0
+"""Mean difference in grey levels between two neighbouring frames from which on there is a cut between them."""
+_GRID = 18
+"""Rows of the grid on which frames are compared for a cut."""
+
+
+class Detector(Protocol):
+    """What finds faces: `uniface.faces.Faces`. It takes up to `batch` pictures of one size at a time."""
+
+    batch: int
+
+    def detect_batch(self, images: Sequence[np.ndarray]) -> list[list]: ...
+
+
+def detections(
+    path: Path, spans: list[tuple[int, int]] | None, settings: CropParams, detector: Detector
+) -> Iterator[tuple[int, tuple[int, int], list[fomm.Box]]]:
+    """(tick, (width, height) of the picture, boxes in its pixels); what is shown at several ticks is looked at once.
+
+    Raises VideoError where the data cannot be decoded, after what comes before.
+    """
+    block = _Block(settings, detector)
+    try:
+        for tick, picture in codec.ticks(path, spans):
+            if block.full(tick, picture):
+                yield from block.boxes()
+            block.add(tick, picture)
+    except codec.VideoError:
+        yield from block.boxes(last=True)
+        raise
+    yield from block.boxes(last=True)
+
+
+class _Block:
+    """Neighbouring frames on which the detector works at a time; the last look of one block begins the next."""
+
+    def __init__(self, settings: CropParams, detector: Detector):
+        self._every, self._height, self._detector = settings.detect_every, settings.detect_height, detector
+        self._pictures: list[codec.Picture] = []
+        self._ticks: list[list[int]] = []  # of each picture
+        self._found: dict[int, np.ndarray] = {}  # index of a picture -> (n, 5), boxes in its pixels and scores
+        self._told = 0  # pictures at the front whose boxes were given out
+        self._breaks: list[int] = []  # indices of pictures that do not go on from the one before
+
+    def full(self, tick: int, picture: codec.Picture) -> bool:
+        """Whether the next picture should wait until this block has been looked at."""
+        if not self._pictures or picture is self._pictures[-1]:
+            return False
+        return self._ticks[-1][0] - self._ticks[0][0] >= self._every * self._detector.batch
+
+    def add(self, tick: int, picture: codec.Picture) -> None:
+        if self._pictures and picture is self._pictures[-1]:
+            self._ticks[-1].append(tick)
+            return
+        if self._pictures and not self._goes_on(tick, picture):
+            self._breaks.append(len(self._pictures))
+        self._pictures.append(picture)
+        self._ticks.append([tick])
+
+    def _goes_on(self, tick: int, picture: codec.Picture) -> bool:
+        before = self._pictures[-1]
+        if tick != self._ticks[-1][-1] + 1 or picture.size != before.size:
+            return False
+        return self._every == 1 or float(np.abs(_grid(picture) - _grid(before)).mean()) < CUT
+
+    def boxes(self, last: bool = False) -> Iterator[tuple[int, tuple[int, int], list[fomm.Box]]]:
+        """What `detections` gives of the pictures so far; the last one stays for the next block, if there is one."""
+        count = len(self._pictures)
+        if not count:
+            return
+        edges = [0, *self._breaks, count]
+        self._look(key for start, end in pairwise(edges) for key in self._keys(start, end))
+        while unsure := [(a + b) // 2 for a, b in self._gaps() if not _even(self._found[a], self._found[b])]:
+            self._look(unsure)
+        for a, b in self._gaps():
+            begin, end = self._ticks[a][0], self._ticks[b][0]
+            for index in range(a + 1, b):
+                share = (self._ticks[index][0] - begin) / (end - begin)
+                self._found[index] = _between(self._found[a], self._found[b], share)
+        for index in range(self._told, count):
+            size = self._pictures[index].size
+            boxes = [tuple(box) for box in self._found[index][:, :4].tolist()]
+            yield from ((tick, size, boxes) for tick in self._ticks[index])
+        if not last:
+            self._pictures, self._ticks, self._breaks = self._pictures[-1:], self._ticks[-1:], []
+            self._found, self._told = {0: self._found[count - 1]}, 1
+
+    def _keys(self, start: int, end: int) -> Iterator[int]:
+        """The frames of pictures [start, end) that are looked at in any case."""
+        after = None
+        for index in range(start, end):
+            tick = self._ticks[index][0]
+            if after is None or tick >= after or index == end - 1:
+                after = tick + self._every
+                yield index
+
+    def _gaps(self) -> list[tuple[int, int]]:
+        """Neighbouring looks with pictures between them."""
+        return [(a, b) for a, b in pairwise(sorted(self._found)) if b - a > 1]
+
+    def _look(self, indices: Iterator[int] | list[int]) -> None:
+        """Run the detector on those pictures that it has not seen, as many of one size at a time as it takes."""
+        group: list[tuple[int, np.ndarray]] = []
+        for index in indices:
+            if index in self._found:
+                continue
+            image = self._pictures[index].rgb(self._height)
+            if group and (len(group) == self._detector.batch or group[0][1].shape != image.shape):
+                self._take(group)
+                group = []
+            group.append((index, image))
+        if group:
+            self._take(group)
+
+    def _take(self, group: list[tuple[int, np.ndarray]]) -> None:
+        for (index, image), faces in zip(group, self._detector.detect_batch([i for _, i in group]), strict=True):
+            picture = self._pictures[index]
+            scale = np.array([picture.width / image.shape[1], picture.height / image.shape[0]] * 2)
+            rows = [[*(face.box * scale), face.score] for face in faces]
+            self._found[index] = np.array(rows, np.float64).reshape(-1, 5)
+
+
+def _grid(picture: codec.Picture) -> np.ndarray:
+    """Some values of the picture's first plane in grey levels; it holds the brightness in nearly every format."""
+    plane, deep = picture.frame.planes[0], picture.frame.format.components[0].bits - 8
+    rows = np.frombuffer(plane, np.uint16 if deep > 0 else np.uint8).reshape(plane.height, -1)
+    step = max(1, plane.height // _GRID)
+    return rows[::step, : plane.width : step].astype(np.float32) / 2 ** max(deep, 0)
+
+
+def _partners(a: np.ndarray, b: np.ndarray) -> list[int] | None:
+    """For each face of `a` (n, 5) the row of the same face in `b`; None if they do not all have one."""
+    if len(a) != len(b):
+        return None
+    free, rows = list(range(len(b))), []
+    for face in a:
+        row = max(free, key=lambda row: fomm.iou(face, b[row]))
+        if fomm.iou(face, b[row]) < SAME:
+            return None
+        free.remove(row)
+        rows.append(row)
+    return rows
+
+
+def _even(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether two looks (n, 5) show the same faces, surely, in nearly the same places."""
+    rows = _partners(a, b)
+    if rows is None:
+        return False
+    b = b[rows]
+    size = (b[:, 2:4] - b[:, :2]).max(1, initial=1.0)
+    moved = np.abs(a[:, :4] - b[:, :4]).max(1, initial=0.0)
+    return bool((moved <= JUMP * size).all() and min(a[:, 4].min(initial=1.0), b[:, 4].min(initial=1.0)) >= SURE)
+
+
+def _between(a: np.ndarray, b: np.ndarray, share: float) -> np.ndarray:
+    """The faces of two looks that `_even` takes for the same, on the straight line from one to the other."""
+    return (1 - share) * a + share * b[_partners(a, b)]

@@ -32,6 +32,8 @@ class ModelConfig:
     attribute_base: int = 1  # side of the map that z_t is made of and made into; released code: 1
     attribute_norm: Literal["instance", "group"] = "instance"  # released code; "group" where maps are only a few pixels
     fdf_identity_init: bool = False  # True: start at the identity warp; released code: PyTorch's default start
+    fdf_stride: int = 4  # the FDF is H/stride x W/stride (Sec. 3.1)
+    fdf_source: bool = False  # decode the FDF from the source's attribute vector too, z_s; not in the paper
 
     # Attribute transfer, Eq. 3
     use_attrt: bool = True  # False: Table 4 "w/o AttrT", and the released swapping network
@@ -70,6 +72,8 @@ class ModelConfig:
             wrong["feature_stride"] = f"{stride}: use 2, 4, 8 or 16, F at least 4 x 4"
         if self.attribute_base not in (1, 2, 4):
             wrong["attribute_base"] = f"{self.attribute_base}: use 1, 2 or 4"
+        if self.fdf_stride not in (1, 2, 4):
+            wrong["fdf_stride"] = f"{self.fdf_stride}: use 1, 2 or 4"
         if not wrong and self.feature_channels % self.attention_reduction:
             channels = self.feature_channels
             wrong["attention_reduction"] = f"{self.attention_reduction}: must divide F's {channels} channels"
@@ -106,7 +110,10 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class LossWeights:
-    """Weights of uniface/losses.py; 0 turns a term off. The first five are Eq. 7, the rest extras of the sample."""
+    """Weights of uniface/losses.py; 0 turns a term off. The first five are Eq. 7, the rest not in the paper.
+
+    `person` is the weight of the reversed gradient of a classifier of persons on z_t (uniface/persons.py).
+    """
 
     adversarial: float
     reconstruction: float
@@ -117,6 +124,7 @@ class LossWeights:
     edges: float
     colour: float
     border: float
+    person: float
 
     def __post_init__(self) -> None:
         names = [field.name for field in fields(self)]
@@ -143,6 +151,10 @@ class TrainConfig:
     gradient_clip: float  # largest norm; 0: no clipping
     # uniface/augment.py; "mirror" turns a whole sample, the others change what the attribute embedder sees
     augmentation: tuple[Literal["mirror", "colour", "shape", "sharpness"], ...]
+    target_candidates: int  # reenactment: targets drawn for a source, of which the least like it is taken; 1: any
+    foreign_drivers: float  # reenactment: share of samples whose driver shows another person, made by the model itself
+    foreign_from: int  # iteration from which they do
+    face_weight: float  # how much more the pixel losses count at the middle of the face than at the edge; 1: as much
     skip_from: int  # iteration at which the generator's skip connection opens
     adversarial_from: int  # iteration from which the discriminator and L_adv take part
     perceptual_same: bool  # L_p only where L_rec counts too; Eq. 9: everywhere
@@ -160,7 +172,8 @@ class TrainConfig:
             self, iterations=some, batch_size=some, accumulate=some, lr=(1e-12, 1), attribute_lr=(0, None),
             scalar_lr=(0, None), warm_up=(0, None), decay_from=share, ema=share, r1_weight=(0, None), r1_every=some,
             gradient_clip=(0, None), skip_from=(0, None), adversarial_from=(0, None), max_bad_steps=some,
-            log_every=some, sample_every=some, checkpoint_every=some,
+            log_every=some, sample_every=some, checkpoint_every=some, target_candidates=some, face_weight=some,
+            foreign_drivers=share, foreign_from=(0, None),
         )  # fmt: skip
         if any(not 0 <= beta < 1 for beta in self.betas):
             wrong["betas"] = f"{list(self.betas)}: each from 0 to below 1"

@@ -148,34 +148,54 @@ class ClipDataset:
         """One frame of clip `i`: uint8 (H, W, 3)."""
         return self.frames(i, [frame])[0]
 
-    def pair(self, i: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Source and target: two random frames of clip `i`, different ones if it has two. uint8 (H, W, 3) each."""
+    def pair(self, i: int, rng: np.random.Generator, candidates: int = 1) -> tuple[np.ndarray, np.ndarray]:
+        """Source and target: two random frames of clip `i`, different ones if it has two. uint8 (H, W, 3) each.
+
+        Of several `candidates` for the target that one which is least like the source, by squared error, is taken:
+        pairs of a clip are nearer to each other in pose than those of two persons (not in the paper).
+        """
         length = int(self.lengths[i])
         source = int(rng.integers(length))
-        target = (source + int(rng.integers(1, length))) % length if length > 1 else source
-        source, target = self.frames(i, [source, target])
-        return source, target
+        shifts = rng.integers(1, length, candidates) if length > 1 else [0]
+        source, *targets = self.frames(i, [source, *((source + int(shift)) % length for shift in shifts)])
+        if len(targets) == 1:
+            return source, targets[0]
+        wanted = source.astype(np.float32)
+        return source, max(targets, key=lambda target: float(np.square(target - wanted).sum()))
 
-    def sample(self, k: int, seed: int, augment: Sequence[str]) -> tuple[dict[str, np.ndarray], int]:
+    @cached_property
+    def _persons(self) -> np.ndarray:
+        index = read_table(self.folder / "index.parquet", "clip_index", ["person_id"])
+        return np.unique(string_codes(index["person_id"])[0][self._where], return_inverse=True)[1]
+
+    @property
+    def persons(self) -> int:
+        """How many persons the clips show."""
+        return int(self._persons.max()) + 1
+
+    def sample(
+        self, k: int, seed: int, augment: Sequence[str], candidates: int = 1
+    ) -> tuple[dict[str, np.ndarray], int]:
         """Sample `k` of the endless training stream, and how many unreadable clips were passed over for it.
 
         source, target and driver, uint8 (H, W, 3): the driver is the target, augmented in these ways; it stands in
-        for the target at the attribute embedder. "mirror" turns all three over, every second time. Each epoch takes the
-        clips in another order.
+        for the target at the attribute embedder. "mirror" turns all three over, every second time. `candidates`: as in
+        `pair`. person, int64: whom they show, from 0 to below `persons`. Each epoch takes the clips in another order.
         """
         epoch, position = divmod(k, len(self))
         for skipped in range(min(len(self), MAX_SKIPS)):
             i = int(_order(seed, epoch, len(self))[(position + skipped) % len(self)])
             rng = np.random.default_rng((seed, k))
             try:
-                source, target = self.pair(i, rng)
+                source, target = self.pair(i, rng, candidates)
             except CorruptMedia as error:
                 log.warning("skipped: %s", error)
                 continue
             if "mirror" in augment and rng.random() < 0.5:
                 source, target = (np.ascontiguousarray(image[:, ::-1]) for image in (source, target))
             driver = augment_driver(target, rng, [kind for kind in augment if kind in AUGMENTATIONS])
-            return {"source": source, "target": target, "driver": driver}, skipped
+            person = np.int64(self._persons[i])
+            return {"source": source, "target": target, "driver": driver, "person": person}, skipped
         raise ValueError(
             f"{min(len(self), MAX_SKIPS)} clips in a row of {self.folder} are unreadable: restore the data"
         )
@@ -271,11 +291,13 @@ class PairDataset:
             self._cache[i] = image
         return image
 
-    def sample(self, k: int, seed: int, augment: Sequence[str]) -> tuple[dict[str, np.ndarray], int]:
+    def sample(
+        self, k: int, seed: int, augment: Sequence[str], candidates: int = 1
+    ) -> tuple[dict[str, np.ndarray], int]:
         """Sample `k` of the endless stream: row k modulo the length, and how many unreadable rows were passed over.
 
         source, target uint8 (H, W, 3) and same (bool). An unreadable row gives way to the next one with the same
-        `same`, so that the ratio stays. `seed` and `augment` change nothing: the table is the draw.
+        `same`, so that the ratio stays. `seed`, `augment` and `candidates` change nothing: the table is the draw.
         """
         first = k % len(self)
         skipped = 0

@@ -48,7 +48,11 @@ class UniFace(nn.Module):
         """Whether the generator gets its skips now; closed while a training begins (`TrainConfig.skip_from`)."""
 
     def forward(self, source: Tensor, target: Tensor, driver: Tensor | None = None, *, task: Task) -> Tensor:
-        """The image that a task makes, (B, 3, H, W).
+        """The image that a task makes, (B, 3, H, W); arguments and errors as in `parts`."""
+        return self.parts(source, target, driver, task=task).image
+
+    def parts(self, source: Tensor, target: Tensor, driver: Tensor | None = None, *, task: Task) -> Parts:
+        """The image that a task makes with what it is made of.
 
         `reenactment`: the source's face with the target's pose and expression. `swapping`: the target's picture with
         the source's identity. `driver`, if given, replaces the target at the attribute embedder: the augmented target
@@ -56,7 +60,7 @@ class UniFace(nn.Module):
         batch size.
         """
         self._check(source=source, target=target, driver=driver)
-        return self._parts(task, source, target, target if driver is None else driver).image
+        return self._parts(task, source, target, target if driver is None else driver)
 
     @torch.no_grad()
     def explain(self, source: Tensor, target: Tensor, *, task: Task) -> Parts:
@@ -80,7 +84,7 @@ class UniFace(nn.Module):
 
     def _reenact(self, source: Tensor, driver: Tensor) -> Parts:
         f_s, f_s_i = self.identity_embedder(source)  # Eq. 1
-        z_t, fdf = self._attributes(driver)  # Eq. 2
+        z_t, fdf = self._attributes(driver, source)  # Eq. 2
         f_bar_s = self._align(f_s, fdf)  # Eq. 3
         f_hat_s = self._transfer_identity(f_s, f_bar_s)  # Eq. 4 and 5 with F_i = f_s, F_r = f_bar_s
         f_s_i = self._skips(f_s, f_s_i)
@@ -93,14 +97,14 @@ class UniFace(nn.Module):
     def _swap(self, source: Tensor, target: Tensor, driver: Tensor) -> Parts:
         f, f_i = self.identity_embedder(torch.cat([source, target]))  # Eq. 1, both images in one batch
         f_s, f_t = f.chunk(2)
-        z_t, fdf = self._attributes(driver)  # Eq. 2
+        z_t, fdf = self._attributes(driver, source)  # Eq. 2
         f_bar_s = self._align(f_s, fdf)  # Eq. 3
         f_hat_t = self._transfer_identity(f_bar_s, f_t)  # Eq. 4 and 5 with F_i = f_bar_s, F_r = f_t
         f_t_i = self._skips(f_t, {stride: feature.chunk(2)[1] for stride, feature in f_i.items()})
         return Parts(self.generator(f_hat_t, f_t_i), z_t, fdf, f_bar_s, f_hat_t)
 
-    def _attributes(self, driver: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        return (None, None) if self.attribute_embedder is None else self.attribute_embedder(driver)
+    def _attributes(self, driver: Tensor, source: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        return (None, None) if self.attribute_embedder is None else self.attribute_embedder(driver, source)
 
     def _align(self, feature: Tensor, fdf: Tensor | None) -> Tensor:
         return feature if self.attribute_transfer is None else self.attribute_transfer(feature, fdf)

@@ -29,6 +29,17 @@ SAMPLE = {
 }
 
 
+@pytest.mark.parametrize("task", TASKS)
+def test_with_the_source_in_the_fdf_another_source_moves_otherwise(task, pair):
+    torch.manual_seed(0)
+    model = UniFace(tiny.config(fdf_source=True, fdf_stride=2)).eval()
+    source, target = pair
+    fdf = model.explain(source, target, task=task).fdf
+    assert fdf.shape == (2, 2, 16, 16)
+    assert torch.equal(fdf, model.attribute_embedder(target, source)[1])
+    assert not torch.allclose(fdf, model.explain(source.flip(0), target, task=task).fdf)
+
+
 @pytest.fixture
 def model():
     torch.manual_seed(0)

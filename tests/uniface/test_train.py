@@ -111,6 +111,21 @@ def test_driver_replaces_the_target_for_the_attribute_embedder():
     assert torch.equal(mine.generate(batch | {"driver": batch["target"]}), mine.generate(batch))
 
 
+def test_foreign_drivers_are_the_next_person_as_the_averaged_weights_paint_it():
+    config = dataclasses.replace(CONFIG, foreign_drivers=0.5, foreign_from=2)
+    mine, seen = trainer(config, "reenactment"), []
+    mine.model.attribute_embedder.register_forward_pre_hook(lambda net, inputs: seen.append(inputs[0]))
+    stream = batches()
+    for step in range(3):
+        batch = next(stream) | {"driver": torch.full((4, 3, SIZE, SIZE), 0.5)}
+        with torch.no_grad():
+            next_person = batch["source"][[1, 2]]
+            made = mine.average(next_person, batch["driver"][:2], task="reenactment").clamp(-1, 1)
+        mine.train_step(batch)
+        assert torch.equal(seen[-1][2:], batch["driver"][2:])
+        assert torch.equal(seen[-1][:2], made if step == 2 else batch["driver"][:2])
+
+
 def test_data_that_ends_is_an_error():
     stream = batches()
     with pytest.raises(ValueError, match="the data ended at step 2 of 10"):

@@ -1,9 +1,9 @@
 """Pressing the person out of the attribute vector: a classifier of persons behind a gradient reversal.
 
-Not in the paper. Stage 1 learns from pairs of one video, so nothing keeps z_t from carrying the driver's face along with
-the pose; a foreign driver then deforms the source. Domain-adversarial training (Ganin et al., 2016): the classifier
-learns whom z_t shows, and the attribute embedder gets its gradient reversed. Needs the videos' persons, which VoxCeleb2
-names. Lives with the training state only.
+Not in the paper. Stage 1 learns from pairs of one video, so nothing keeps z_t from carrying the driver's face along
+with the pose; a foreign driver then deforms the source. Domain-adversarial training (Ganin et al., 2016): the
+classifier learns whom z_t shows, and the attribute embedder gets its gradient reversed. Needs the videos' persons,
+which VoxCeleb2 names. Lives with the training state only.
 """
 
 import torch

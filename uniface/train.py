@@ -43,8 +43,8 @@ class Trainer:
     """Networks, optimisers and the averaged weights of one stage, and what one iteration does with them.
 
     Without the loss `adversarial` no discriminator is trained. The optimisers are Adam (Sec. 4.1); the discriminator's
-    is adjusted for its lazy penalty as StyleGAN2 does. `persons`: how many the training data show, for the loss `person`,
-    of whom batches then say `person`, `(B,)` from 0; their classifier learns with the generator, as its parts do.
+    is adjusted for its lazy penalty as StyleGAN2 does. `persons`: how many the training data show, for the loss
+    `person`; batches then say `person`, `(B,)` from 0, and their classifier learns with the generator, as its parts do.
     """
 
     def __init__(

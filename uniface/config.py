@@ -112,7 +112,8 @@ class ModelConfig:
 class LossWeights:
     """Weights of uniface/losses.py; 0 turns a term off. The first five are Eq. 7, the rest not in the paper.
 
-    `person` is the weight of the reversed gradient of a classifier of persons on z_t (uniface/persons.py).
+    `person` is the weight of the reversed gradient of a classifier of persons on z_t (uniface/persons.py). `cycle`, of
+    swapping, is that of swapping back (`Trainer`).
     """
 
     adversarial: float
@@ -125,6 +126,7 @@ class LossWeights:
     colour: float
     border: float
     person: float
+    cycle: float
 
     def __post_init__(self) -> None:
         names = [field.name for field in fields(self)]

@@ -276,6 +276,21 @@ class PairDataset:
         target = source if self._same[k] else self._image(int(self._target[k]))
         return source, target, self.same(k), self.ids(k)
 
+    def _partner(self, i: int, rng: np.random.Generator) -> int:
+        """Another picture of the person in picture `i`, or `i` itself if there is none."""
+        order, first, counts, codes = self._persons
+        start, count = first[codes[i]], counts[codes[i]]
+        others = order[start : start + count]
+        others = others[others != i]
+        return int(rng.choice(others)) if len(others) else i
+
+    @cached_property
+    def _persons(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Pictures in the order of their persons; of each person the first place there and how many; each's person."""
+        codes = string_codes(self._identities)[0]
+        counts = np.bincount(codes)
+        return np.argsort(codes, kind="stable"), np.cumsum(counts) - counts, counts, codes
+
     def _image(self, i: int) -> np.ndarray:
         if i in self._cache:
             return self._cache[i]
@@ -296,8 +311,9 @@ class PairDataset:
     ) -> tuple[dict[str, np.ndarray], int]:
         """Sample `k` of the endless stream: row k modulo the length, and how many unreadable rows were passed over.
 
-        source, target uint8 (H, W, 3) and same (bool). An unreadable row gives way to the next one with the same
-        `same`, so that the ratio stays. `seed`, `augment` and `candidates` change nothing: the table is the draw.
+        source, target and partner uint8 (H, W, 3), and same (bool); the partner is another picture of the target's
+        person, or the target if there is none to read. An unreadable row gives way to the next one with the same `same`, so
+        that the ratio stays. `augment` and `candidates` change nothing: the table is the draw; `seed` draws partners.
         """
         first = k % len(self)
         skipped = 0
@@ -313,7 +329,11 @@ class PairDataset:
                 log.warning("skipped: %s", error)
                 skipped += 1
                 continue
-            return {"source": source, "target": target, "same": np.bool_(same)}, skipped
+            try:
+                partner = self._image(self._partner(int(self._target[row]), np.random.default_rng((seed, k))))
+            except CorruptMedia:
+                partner = target
+            return {"source": source, "target": target, "partner": partner, "same": np.bool_(same)}, skipped
         raise ValueError(f"{skipped} pairs in a row of {self.folder} are unreadable: restore the data")
 
 

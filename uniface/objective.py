@@ -52,7 +52,7 @@ class Objective:
         """Each loss with a weight, itself unweighted, by its name in `LossWeights`; the adversarial ones left out."""
         weights, target = self.weights, batch["target"]
         same = batch["same"].float() if "same" in batch else target.new_ones(len(target))
-        where = losses.face_window(target.shape[-1], self.face_weight, target.device) if self.face_weight > 1 else 1.0
+        where = self._window(target)
         values: Values = {}
         if weights.reconstruction:
             values["reconstruction"] = losses.reconstruction(fake, target, same, where)
@@ -76,6 +76,17 @@ class Objective:
         if weights.border:
             values["border"] = losses.border(fake, target, 1 - same)
         return values
+
+    def cycle(self, batch: Batch, back: torch.Tensor) -> torch.Tensor:
+        """The loss `cycle`: what is swapped back is the target, by `absolute` and `edges`, for pairs of two persons."""
+        target, other = batch["target"], 1 - batch["same"].float()
+        return losses.absolute(back, target, other, self._window(target)) + losses.edges(
+            back, target, other, self._window(target)
+        )
+
+    def _window(self, target: torch.Tensor) -> torch.Tensor | float:
+        """Weights of pixels in the pixel losses."""
+        return losses.face_window(target.shape[-1], self.face_weight, target.device) if self.face_weight > 1 else 1.0
 
 
 def _through(net: nn.Module, fake: torch.Tensor, wanted: torch.Tensor) -> tuple:

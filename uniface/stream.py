@@ -78,8 +78,8 @@ def sample_stream(
 ) -> SampleStream:
     """Endless training batches of one of `world` ranks, each a function of (seed, step) alone.
 
-    Clips give {source, target, driver, person}, pairs {source, target, same}: images (B, 3, H, W) in [-1, 1], same (B,)
-    bool, person (B,) int64.
+    Clips give {source, target, driver, person}, pairs {source, target, partner, same}: images (B, 3, H, W) in [-1, 1],
+    same (B,) bool, person (B,) int64.
     Step t of all ranks together holds samples t * world * batch_size onwards, each once, in the order of ranks: two
     ranks with batch b see what one rank with batch 2b sees. To resume, start at the step to come. `loader_workers`
     processes decode ahead, in order; 0 decodes in this process.

@@ -181,6 +181,8 @@ class Trainer:
                 values = self.objective(part, fake)
                 if self.adversarial:
                     values["adversarial"] = losses.adversarial(self._discriminate(fake))
+            if weights.cycle:
+                values["cycle"] = self._cycle(part, fake)
             loss = sum(getattr(weights, name) * value for name, value in values.items()) / len(parts)
             if self.classifier is not None:  # its weight acts on the gradient that z_t gets, reversed
                 logits = self.classifier(reverse_gradient(z_t, weights.person))
@@ -191,6 +193,17 @@ class Trainer:
                 total[name] = total.get(name, 0) + value.detach() / len(parts)
         self._update(self.optimiser, total)
         return total
+
+    def _cycle(self, part: Batch, fake: torch.Tensor) -> torch.Tensor:
+        """Swapping back: another picture of the target's person (`partner`) as the source, and the generated image as
+        the target, must give the target. Not in the paper, whose L_rec counts where the target itself is given and
+        copying it is right; here the right answer is known although the target given shows somebody else.
+
+        The generated image is a constant: it shall not learn to hide the target in itself.
+        """
+        with self._autocast():
+            back = self._generate(part["partner"], fake.detach().clamp(-1, 1), task=self.task).float()
+        return self.objective.cycle(part, back)
 
     def _parts(self, batch: Batch) -> list[Batch]:
         count = self.config.accumulate

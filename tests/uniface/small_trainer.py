@@ -20,6 +20,7 @@ WEIGHTS = LossWeights(
     colour=0.5,
     border=0.5,
     person=0.0,
+    cycle=0.0,
 )
 CONFIG = TrainConfig(
     iterations=10,

@@ -205,7 +205,7 @@ def test_batches_are_tensors_in_the_range(clips, pairs):
     assert all(v.shape == (3, 3, SIZE, SIZE) and v.dtype == torch.float32 for v in batch.values())
     assert batch["target"].min() >= -1 and batch["target"].max() <= 1
     batch = next(sample_stream(PairDataset(pairs, "train"), 0, 5))
-    assert set(batch) == {"source", "target", "same"} and batch["same"].tolist() == [True] + 4 * [False]
+    assert set(batch) == {"source", "target", "partner", "same"} and batch["same"].tolist() == [True] + 4 * [False]
     assert torch.equal(batch["source"][0], batch["target"][0])
 
 
@@ -342,6 +342,19 @@ def test_pairs_give_what_their_rows_say(pairs):
     assert dataset.identity("i7") == "p3" and dataset.image("i7")[0, 0, 0] == 140
     batches = sample_stream(dataset, 0, 10)
     assert [int((v + 1) * 127.5 / 20 + 0.5) for v in next(batches)["source"][:, 0, 0, 0]] == list(range(10))
+
+
+def test_the_partner_is_another_picture_of_the_targets_person_if_there_is_one(pairs):
+    dataset = PairDataset(pairs, "train")
+    ids = {dataset.image(one).tobytes(): one for one in dataset._number}
+    several = 0
+    for k in range(len(dataset)):
+        target, partner = dataset.ids(k)[1], ids[dataset.sample(k, 0, ())[0]["partner"].tobytes()]
+        assert dataset.identity(partner) == dataset.identity(target)
+        pictures = [one for one in dataset._number if dataset.identity(one) == dataset.identity(target)]
+        assert (partner != target) == (len(pictures) > 1)
+        several += len(pictures) > 1
+    assert 0 < several
 
 
 def test_pairs_without_cache_are_the_same(pairs):

@@ -126,6 +126,25 @@ def test_foreign_drivers_are_the_next_person_as_the_averaged_weights_paint_it():
         assert torch.equal(seen[-1][:2], made if step == 2 else batch["driver"][:2])
 
 
+def test_the_cycle_swaps_the_generated_image_back_to_the_target():
+    weights = LossWeights(**dict.fromkeys(dataclasses.asdict(WEIGHTS), 0.0) | {"cycle": 2.0})
+    mine = trainer(dataclasses.replace(CONFIG, weights=weights))
+    batch = next(batches()) | {"partner": torch.rand(4, 3, SIZE, SIZE)}
+    fake = mine.generate(batch).detach().clamp(-1, 1)
+    back = mine.generate({"source": batch["partner"], "target": fake})
+    expected = mine.objective.cycle(batch, back)
+    expected.backward()
+    wanted = {name: 2.0 * p.grad.clone() for name, p in mine.model.named_parameters()}
+    for p in mine.model.parameters():
+        p.grad = None
+    seen = {}
+    mine._update = lambda optimiser, values: seen.update({n: p.grad.clone() for n, p in mine.model.named_parameters()})
+    values = mine.generator_step([batch])
+    assert values["cycle"].item() == pytest.approx(expected.item())
+    for name, gradient in wanted.items():  # none through the generated image
+        torch.testing.assert_close(seen[name], gradient)
+
+
 def test_data_that_ends_is_an_error():
     stream = batches()
     with pytest.raises(ValueError, match="the data ended at step 2 of 10"):

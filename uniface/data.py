@@ -312,8 +312,9 @@ class PairDataset:
         """Sample `k` of the endless stream: row k modulo the length, and how many unreadable rows were passed over.
 
         source, target and partner uint8 (H, W, 3), and same (bool); the partner is another picture of the target's
-        person, or the target if there is none to read. An unreadable row gives way to the next one with the same `same`, so
-        that the ratio stays. `augment` and `candidates` change nothing: the table is the draw; `seed` draws partners.
+        person, or the target if there is none to read. An unreadable row gives way to the next one with the same
+        `same`, so that the ratio stays. `seed` draws partners; `augment` and `candidates` change nothing: the table is
+        the draw.
         """
         first = k % len(self)
         skipped = 0

@@ -354,7 +354,7 @@ def test_the_partner_is_another_picture_of_the_targets_person_if_there_is_one(pa
         pictures = [one for one in dataset._number if dataset.identity(one) == dataset.identity(target)]
         assert (partner != target) == (len(pictures) > 1)
         several += len(pictures) > 1
-    assert 0 < several
+    assert several > 0
 
 
 def test_pairs_without_cache_are_the_same(pairs):

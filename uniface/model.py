@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -46,6 +47,8 @@ class UniFace(nn.Module):
         self.generator = Generator(config)
         self.skip_enabled = True
         """Whether the generator gets its skips now; closed while a training begins (`TrainConfig.skip_from`)."""
+        self.half_size = False
+        """Whether all but the attribute embedder works at half of the size now (`TrainConfig.half_until`)."""
 
     def forward(self, source: Tensor, target: Tensor, driver: Tensor | None = None, *, task: Task) -> Tensor:
         """The image that a task makes, (B, 3, H, W); arguments and errors as in `parts`."""
@@ -76,15 +79,17 @@ class UniFace(nn.Module):
 
     def _parts(self, task: Task, source: Tensor, target: Tensor, driver: Tensor) -> Parts:
         """What a task computes, its arguments unchecked."""
-        if task == "reenactment":
-            return self._reenact(source, driver)
-        if task == "swapping":
-            return self._swap(source, target, driver)
-        raise ValueError(f"task {task!r} is none of {', '.join(TASKS)}")
-
-    def _reenact(self, source: Tensor, driver: Tensor) -> Parts:
-        f_s, f_s_i = self.identity_embedder(source)  # Eq. 1
+        if task not in TASKS:
+            raise ValueError(f"task {task!r} is none of {', '.join(TASKS)}")
         z_t, fdf = self._attributes(driver, source)  # Eq. 2
+        if self.half_size:
+            source, target = (F.avg_pool2d(image, 2) for image in (source, target))
+        if task == "reenactment":
+            return self._reenact(source, z_t, fdf)
+        return self._swap(source, target, z_t, fdf)
+
+    def _reenact(self, source: Tensor, z_t: Tensor | None, fdf: Tensor | None) -> Parts:
+        f_s, f_s_i = self.identity_embedder(source)  # Eq. 1
         f_bar_s = self._align(f_s, fdf)  # Eq. 3
         f_hat_s = self._transfer_identity(f_s, f_bar_s)  # Eq. 4 and 5 with F_i = f_s, F_r = f_bar_s
         f_s_i = self._skips(f_s, f_s_i)
@@ -94,10 +99,9 @@ class UniFace(nn.Module):
             f_s_i = {stride: self._align(feature, fdf) for stride, feature in f_s_i.items()}
         return Parts(self.generator(f_hat_s, f_s_i), z_t, fdf, f_bar_s, f_hat_s)
 
-    def _swap(self, source: Tensor, target: Tensor, driver: Tensor) -> Parts:
+    def _swap(self, source: Tensor, target: Tensor, z_t: Tensor | None, fdf: Tensor | None) -> Parts:
         f, f_i = self.identity_embedder(torch.cat([source, target]))  # Eq. 1, both images in one batch
         f_s, f_t = f.chunk(2)
-        z_t, fdf = self._attributes(driver, source)  # Eq. 2
         f_bar_s = self._align(f_s, fdf)  # Eq. 3
         f_hat_t = self._transfer_identity(f_bar_s, f_t)  # Eq. 4 and 5 with F_i = f_bar_s, F_r = f_t
         f_t_i = self._skips(f_t, {stride: feature.chunk(2)[1] for stride, feature in f_i.items()})

@@ -115,7 +115,7 @@ class Trainer:
         own step; with accumulation their graphs would all have to be kept, so they are made anew.
         """
         self._set_rates()
-        self._set_skip()
+        self._set_path()
         parts = [self._with_foreign_drivers(part) for part in self._parts(batch)]
         self._bad = []
         fakes = [self._generated(parts[0])] if len(parts) == 1 else None
@@ -140,7 +140,20 @@ class Trainer:
         driver = part.get("driver", part["target"])
         with self._autocast():
             made = self.average(part["source"].roll(-1, 0)[:count], driver[:count], task=self.task)
-        return part | {"driver": torch.cat([made.float().clamp(-1, 1), driver[count:]])}
+        return part | {"driver": torch.cat([self._input(made), driver[count:]])}
+
+    def _input(self, made: torch.Tensor) -> torch.Tensor:
+        """Generated images as inputs of the model: in their range and, made at half of the size, enlarged."""
+        made = made.detach().float().clamp(-1, 1)
+        if not self.model.half_size:
+            return made
+        return F.interpolate(made, scale_factor=2.0, mode="bilinear", align_corners=False)
+
+    def _wanted(self, part: Batch) -> Batch:
+        """The batch at the size of the generated images, for the losses."""
+        if not self.model.half_size:
+            return part
+        return part | {name: F.avg_pool2d(part[name], 2) for name in ("source", "target")}
 
     @property
     def adversarial(self) -> bool:
@@ -178,7 +191,7 @@ class Trainer:
         for i, part in enumerate(parts):
             fake, z_t = fakes[i] if fakes else self._generated(part)
             with self._autocast():
-                values = self.objective(part, fake)
+                values = self.objective(self._wanted(part), fake)
                 if self.adversarial:
                     values["adversarial"] = losses.adversarial(self._discriminate(fake))
             if weights.cycle:
@@ -202,8 +215,8 @@ class Trainer:
         The generated image is a constant: it shall not learn to hide the target in itself.
         """
         with self._autocast():
-            back = self._generate(part["partner"], fake.detach().clamp(-1, 1), task=self.task).float()
-        return self.objective.cycle(part, back)
+            back = self._generate(part["partner"], self._input(fake), task=self.task).float()
+        return self.objective.cycle(self._wanted(part), back)
 
     def _parts(self, batch: Batch) -> list[Batch]:
         count = self.config.accumulate
@@ -217,10 +230,12 @@ class Trainer:
         for group in self.optimiser.param_groups + self.adversary.param_groups:
             group["lr"] = rate * group["scale"]
 
-    def _set_skip(self) -> None:
-        """The skip connection stays closed until `skip_from`: or swapping copies the target before IdT has learnt."""
+    def _set_path(self) -> None:
+        """The skip connection stays closed until `skip_from`: or swapping copies the target before IdT has learnt. The
+        first iterations may see half of the size (not in the paper)."""
         for net in (self.model, self.average):
             net.skip_enabled = self.step >= self.config.skip_from
+            net.half_size = self.step < self.config.half_until
 
     def _update(self, optimiser: torch.optim.Optimizer, values: Values) -> None:
         """Average gradients over the processes and step; leave the step out if the gradient is not finite.
@@ -258,7 +273,7 @@ class Trainer:
     @torch.no_grad()
     def preview(self, batch: Batch) -> torch.Tensor:
         """What the averaged weights make of a batch's source and target, `(B, 3, H, W)`."""
-        return self.average(batch["source"], batch["target"], task=self.task).float()
+        return self._input(self.average(batch["source"], batch["target"], task=self.task))
 
     def state_dict(self) -> dict:
         """All that a resumed run needs: tensors, numbers and strings only."""

@@ -43,6 +43,7 @@ CONFIG = TrainConfig(
     foreign_from=0,
     face_weight=1.0,
     skip_from=0,
+    half_until=0,
     adversarial_from=0,
     perceptual_same=False,
     contextual_maps=(0,),
@@ -62,7 +63,7 @@ class Small(nn.Module):
         super().__init__()
         self.attribute_embedder = nn.Conv2d(3, 4, 3, 1, 1)
         self.generator = nn.Conv2d(7, 3, 3, 1, 1)
-        self.skip_enabled = True
+        self.skip_enabled, self.half_size = True, False
 
     def forward(self, source, target, driver=None, *, task):
         attributes = self.attribute_embedder(target if driver is None else driver)

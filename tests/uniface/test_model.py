@@ -40,6 +40,20 @@ def test_with_the_source_in_the_fdf_another_source_moves_otherwise(task, pair):
     assert not torch.allclose(fdf, model.explain(source.flip(0), target, task=task).fdf)
 
 
+@pytest.mark.parametrize("task", TASKS)
+def test_half_size_is_the_same_but_for_the_attribute_embedder_on_half_the_picture(task, pair):
+    torch.manual_seed(0)
+    model = UniFace(tiny.config(**SAMPLE | {"synthesis": "none"})).eval()
+    source, target = pair
+    whole = model.parts(source, target, task=task)
+    model.half_size = True
+    half = model.parts(source, target, task=task)
+    assert half.image.shape == (2, 3, 16, 16)
+    assert torch.equal(half.fdf, whole.fdf) and torch.equal(half.z_t, whole.z_t)
+    f_s, _ = model.identity_embedder(torch.nn.functional.avg_pool2d(source, 2))
+    assert torch.allclose(half.f_bar_s, model.attribute_transfer(f_s, whole.fdf), atol=1e-5)
+
+
 @pytest.fixture
 def model():
     torch.manual_seed(0)

@@ -3,12 +3,14 @@
 import dataclasses
 
 import pytest
+import tiny
 import torch
 import torch.nn.functional as F
 from small_trainer import CONFIG, SIZE, WEIGHTS, Critic, Small, assert_equal_states, batches, trainer
 
 from uniface import train as loop
 from uniface.config import LossWeights
+from uniface.model import UniFace
 from uniface.objective import LossNets
 
 
@@ -143,6 +145,36 @@ def test_the_cycle_swaps_the_generated_image_back_to_the_target():
     assert values["cycle"].item() == pytest.approx(expected.item())
     for name, gradient in wanted.items():  # none through the generated image
         torch.testing.assert_close(seen[name], gradient)
+
+
+def test_half_of_the_size_until_told():
+    """Losses and the update are those of a model of halved pictures; the foreign drivers and the preview are whole."""
+    config = dataclasses.replace(
+        CONFIG,
+        half_until=1,
+        foreign_drivers=0.5,
+        weights=LossWeights(**dict.fromkeys(dataclasses.asdict(WEIGHTS), 0.0) | {"reconstruction": 1.0}),
+    )
+    torch.manual_seed(0)
+    small = {"feature_stride": 4, "synthesis": "none", "skip_strides": (), "attribute_norm": "group"}
+    mine = loop.Trainer("reenactment", UniFace(tiny.config(**small)), Critic(), LossNets(), config)
+    source, target = tiny.images(2, seed=1), tiny.images(2, seed=2)
+    for step in range(2):
+        seen = []
+        objective = mine.objective
+        mine.objective = lambda batch, fake, seen=seen, call=objective: seen.append((batch, fake)) or call(batch, fake)
+        mine.train_step({"source": source, "target": target})
+        ((batch, fake),) = seen
+        assert fake.shape == batch["target"].shape == (2, 3, *[(16, 32)[step]] * 2)
+        assert mine.preview({"source": source, "target": target}).shape == (2, 3, 32, 32)
+        mine.objective = objective
+
+
+def test_the_discriminator_waits_for_the_whole_size():
+    with pytest.raises(ValueError, match="wait for half_until"):
+        dataclasses.replace(CONFIG, half_until=4, adversarial_from=3)
+    with pytest.raises(ValueError, match="whole size never comes"):
+        dataclasses.replace(CONFIG, half_until=10, adversarial_from=0)
 
 
 def test_data_that_ends_is_an_error():

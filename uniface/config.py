@@ -33,6 +33,7 @@ class ModelConfig:
     attribute_norm: Literal["instance", "group"] = "instance"  # released code; "group" where maps are only a few pixels
     fdf_identity_init: bool = False  # True: start at the identity warp; released code: PyTorch's default start
     fdf_stride: int = 4  # the FDF is H/stride x W/stride (Sec. 3.1)
+    attribute_maps: int = 0  # further maps that are decoded with the FDF and painted on what it warps; not in the paper
     fdf_source: bool = False  # decode the FDF from the source's attribute vector too, z_s; not in the paper
 
     # Attribute transfer, Eq. 3
@@ -64,7 +65,7 @@ class ModelConfig:
         wrong = _out_of_range(
             self, max_channels=(1, None), channel_base=(size, None), attribute_dim=(1, None), identity_blocks=(0, None),
             attribute_channels=(1, None), attribute_max_channels=(1, None), attention_reduction=(1, None),
-            attention_locality=(0, None), base_blocks=(0, None),
+            attention_locality=(0, None), base_blocks=(0, None), attribute_maps=(0, None),
         )  # fmt: skip
         if size not in (32, 64, 128, 256, 512):
             wrong["image_size"] = f"{size}: use 32, 64, 128, 256 or 512"

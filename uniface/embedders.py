@@ -56,6 +56,7 @@ class AttributeEmbedder(nn.Module):
     `attribute_base` above 1 the halvings end there and linear layers lead to z_t and back, which learns much sooner.
     `fdf_source` lets the decoder see the source's own vector z_s beside z_t: a displacement from the source to the
     target depends on both poses. Without it F_s must have been brought to one common pose before it is warped.
+    `attribute_maps` are further channels behind the FDF's two, in (-1, 1) as well.
     """
 
     def __init__(self, config: ModelConfig):
@@ -84,7 +85,7 @@ class AttributeEmbedder(nn.Module):
         for width in reversed(widths[octaves:-1]):  # twice the base up to half of the FDF's size
             self.up.append(nn.Sequential(nn.Conv2d(channels, width, 3, padding=1), _norm(config, width)))
             channels = width
-        self.head = nn.Conv2d(channels, 2, 3, padding=1)
+        self.head = nn.Conv2d(channels, 2 + config.attribute_maps, 3, padding=1)
         if config.fdf_identity_init:
             nn.init.normal_(self.head.weight, std=1e-3)
             nn.init.zeros_(self.head.bias)

@@ -15,7 +15,7 @@ from uniface.config import TASKS, ModelConfig, Task
 from uniface.embedders import AttributeEmbedder, IdentityEmbedder
 from uniface.files import atomic_write
 from uniface.generator import Generator
-from uniface.transfer import AttributeTransfer, IdentityTransfer
+from uniface.transfer import AttributeMaps, AttributeTransfer, IdentityTransfer
 
 TOLERANCE = 1e-3  # how far outside [-1, 1] an image may be: rounding, not another range
 
@@ -43,6 +43,13 @@ class UniFace(nn.Module):
         self.identity_embedder = IdentityEmbedder(config)
         self.attribute_embedder = AttributeEmbedder(config) if config.use_attrt else None
         self.attribute_transfer = AttributeTransfer(config) if config.use_attrt else None
+        self.attribute_maps = nn.ModuleDict()
+        """What paints the decoded maps on warped features, by stride."""
+        if config.use_attrt and config.attribute_maps:
+            strides = {config.feature_stride, *(s for s in config.skip_strides if s >= config.fdf_stride)}
+            for stride in sorted(strides):
+                width = config.width(config.image_size // stride)
+                self.attribute_maps[str(stride)] = AttributeMaps(config.attribute_maps, width)
         self.identity_transfer = IdentityTransfer(config) if config.use_idt else None
         self.generator = Generator(config)
         self.skip_enabled = True
@@ -81,37 +88,44 @@ class UniFace(nn.Module):
         """What a task computes, its arguments unchecked."""
         if task not in TASKS:
             raise ValueError(f"task {task!r} is none of {', '.join(TASKS)}")
-        z_t, fdf = self._attributes(driver, source)  # Eq. 2
+        z_t, field = self._attributes(driver, source)  # Eq. 2
         if self.half_size:
             source, target = (F.avg_pool2d(image, 2) for image in (source, target))
         if task == "reenactment":
-            return self._reenact(source, z_t, fdf)
-        return self._swap(source, target, z_t, fdf)
+            return self._reenact(source, z_t, field)
+        return self._swap(source, target, z_t, field)
 
-    def _reenact(self, source: Tensor, z_t: Tensor | None, fdf: Tensor | None) -> Parts:
+    def _reenact(self, source: Tensor, z_t: Tensor | None, field: Tensor | None) -> Parts:
         f_s, f_s_i = self.identity_embedder(source)  # Eq. 1
-        f_bar_s = self._align(f_s, fdf)  # Eq. 3
+        f_bar_s = self._align(f_s, field, self.config.feature_stride)  # Eq. 3
         f_hat_s = self._transfer_identity(f_s, f_bar_s)  # Eq. 4 and 5 with F_i = f_s, F_r = f_bar_s
         f_s_i = self._skips(f_s, f_s_i)
         if self.config.skip_warped:
             # Eq. 6 hands F_s^i to the generator. Unwarped, its texture would lie where the source's face was, not where
             # f_hat_s now puts it, so the FDF moves it along (the released network adds F_s unwarped: a switch).
-            f_s_i = {stride: self._align(feature, fdf) for stride, feature in f_s_i.items()}
-        return Parts(self.generator(f_hat_s, f_s_i), z_t, fdf, f_bar_s, f_hat_s)
+            f_s_i = {stride: self._align(feature, field, stride) for stride, feature in f_s_i.items()}
+        return Parts(self.generator(f_hat_s, f_s_i), z_t, _fdf(field), f_bar_s, f_hat_s)
 
-    def _swap(self, source: Tensor, target: Tensor, z_t: Tensor | None, fdf: Tensor | None) -> Parts:
+    def _swap(self, source: Tensor, target: Tensor, z_t: Tensor | None, field: Tensor | None) -> Parts:
         f, f_i = self.identity_embedder(torch.cat([source, target]))  # Eq. 1, both images in one batch
         f_s, f_t = f.chunk(2)
-        f_bar_s = self._align(f_s, fdf)  # Eq. 3
+        f_bar_s = self._align(f_s, field, self.config.feature_stride)  # Eq. 3
         f_hat_t = self._transfer_identity(f_bar_s, f_t)  # Eq. 4 and 5 with F_i = f_bar_s, F_r = f_t
         f_t_i = self._skips(f_t, {stride: feature.chunk(2)[1] for stride, feature in f_i.items()})
-        return Parts(self.generator(f_hat_t, f_t_i), z_t, fdf, f_bar_s, f_hat_t)
+        return Parts(self.generator(f_hat_t, f_t_i), z_t, _fdf(field), f_bar_s, f_hat_t)
 
     def _attributes(self, driver: Tensor, source: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """z_t, and the FDF with the maps behind it."""
         return (None, None) if self.attribute_embedder is None else self.attribute_embedder(driver, source)
 
-    def _align(self, feature: Tensor, fdf: Tensor | None) -> Tensor:
-        return feature if self.attribute_transfer is None else self.attribute_transfer(feature, fdf)
+    def _align(self, feature: Tensor, field: Tensor | None, stride: int) -> Tensor:
+        """A feature of this stride warped by the FDF, with the maps painted on it."""
+        if self.attribute_transfer is None:
+            return feature
+        feature = self.attribute_transfer(feature, _fdf(field))
+        if str(stride) not in self.attribute_maps:
+            return feature
+        return self.attribute_maps[str(stride)](feature, field[:, 2:])
 
     def _transfer_identity(self, f_i: Tensor, f_r: Tensor) -> Tensor:
         return f_r if self.identity_transfer is None else self.identity_transfer(f_i, f_r)
@@ -183,6 +197,11 @@ class UniFace(nn.Module):
         if missing or unexpected:
             raise ValueError(f"{path} does not fit its config: missing {missing[:5]}, not known {unexpected[:5]}")
         return model.to(device).eval()
+
+
+def _fdf(field: Tensor | None) -> Tensor | None:
+    """The FDF without the maps behind it."""
+    return None if field is None else field[:, :2]
 
 
 def read_metadata(path: str | Path) -> tuple[ModelConfig, dict[str, Any]]:

@@ -44,6 +44,23 @@ class AttributeTransfer(nn.Module):
         return warp(f_s, fdf, self.padding)
 
 
+class AttributeMaps(nn.Module):
+    """Decoded maps of the driver (B, K, any, any), painted on source features that the FDF has warped (B, C, R, R).
+
+    Not in the paper, where all that the generator learns of the target's expression is how the source's pixels move:
+    an open mouth or a shut eye of a few pixels, which the source does not show, cannot be had by moving them. Starts at
+    nothing.
+    """
+
+    def __init__(self, maps: int, channels: int):
+        super().__init__()
+        self.conv = EqualizedConv(maps, channels, kernel=1, bias=False)
+        nn.init.zeros_(self.conv.weight)
+
+    def forward(self, feature: Tensor, maps: Tensor) -> Tensor:
+        return feature + self.conv(resize(maps, feature.shape[-1]).to(feature.dtype))
+
+
 class IdentityTransfer(nn.Module):
     """IdT: attention from the reference f_r to the identity f_i, added to f_r. Sec. 3.1, Eq. 4 and 5.
 

@@ -32,6 +32,9 @@ class ModelConfig:
     attribute_base: int = 1  # side of the map that z_t is made of and made into; released code: 1
     attribute_norm: Literal["instance", "group"] = "instance"  # released code; "group" where maps are only a few pixels
     fdf_identity_init: bool = False  # True: start at the identity warp; released code: PyTorch's default start
+    fdf_stride: int = 4  # the FDF is H/stride x W/stride (Sec. 3.1)
+    attribute_maps: int = 0  # further maps that are decoded with the FDF and painted on what it warps; not in the paper
+    fdf_source: bool = False  # decode the FDF from the source's attribute vector too, z_s; not in the paper
 
     # Attribute transfer, Eq. 3
     use_attrt: bool = True  # False: Table 4 "w/o AttrT", and the released swapping network
@@ -62,7 +65,7 @@ class ModelConfig:
         wrong = _out_of_range(
             self, max_channels=(1, None), channel_base=(size, None), attribute_dim=(1, None), identity_blocks=(0, None),
             attribute_channels=(1, None), attribute_max_channels=(1, None), attention_reduction=(1, None),
-            attention_locality=(0, None), base_blocks=(0, None),
+            attention_locality=(0, None), base_blocks=(0, None), attribute_maps=(0, None),
         )  # fmt: skip
         if size not in (32, 64, 128, 256, 512):
             wrong["image_size"] = f"{size}: use 32, 64, 128, 256 or 512"
@@ -70,6 +73,8 @@ class ModelConfig:
             wrong["feature_stride"] = f"{stride}: use 2, 4, 8 or 16, F at least 4 x 4"
         if self.attribute_base not in (1, 2, 4):
             wrong["attribute_base"] = f"{self.attribute_base}: use 1, 2 or 4"
+        if self.fdf_stride not in (1, 2, 4):
+            wrong["fdf_stride"] = f"{self.fdf_stride}: use 1, 2 or 4"
         if not wrong and self.feature_channels % self.attention_reduction:
             channels = self.feature_channels
             wrong["attention_reduction"] = f"{self.attention_reduction}: must divide F's {channels} channels"
@@ -106,7 +111,11 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class LossWeights:
-    """Weights of uniface/losses.py; 0 turns a term off. The first five are Eq. 7, the rest extras of the sample."""
+    """Weights of uniface/losses.py; 0 turns a term off. The first five are Eq. 7, the rest not in the paper.
+
+    `person` is the weight of the reversed gradient of a classifier of persons on z_t (uniface/persons.py). `cycle`, of
+    swapping, is that of swapping back (`Trainer`).
+    """
 
     adversarial: float
     reconstruction: float
@@ -117,6 +126,8 @@ class LossWeights:
     edges: float
     colour: float
     border: float
+    person: float
+    cycle: float
 
     def __post_init__(self) -> None:
         names = [field.name for field in fields(self)]
@@ -143,7 +154,14 @@ class TrainConfig:
     gradient_clip: float  # largest norm; 0: no clipping
     # uniface/augment.py; "mirror" turns a whole sample, the others change what the attribute embedder sees
     augmentation: tuple[Literal["mirror", "colour", "shape", "sharpness"], ...]
+    target_candidates: int  # reenactment: targets drawn for a source, of which the least like it is taken; 1: any
+    foreign_drivers: float  # reenactment: share of samples whose driver shows another person, made by the model itself
+    foreign_from: int  # iteration from which they do
+    face_weight: float  # how much more the pixel losses count at the middle of the face than at the edge; 1: as much
     skip_from: int  # iteration at which the generator's skip connection opens
+    half_until: (
+        int  # so many iterations at half of the image's size, but for the attribute embedder: a third of the work
+    )
     adversarial_from: int  # iteration from which the discriminator and L_adv take part
     perceptual_same: bool  # L_p only where L_rec counts too; Eq. 9: everywhere
     contextual_maps: tuple[int, ...]  # which maps of the perceptual net L_ctx compares
@@ -160,7 +178,8 @@ class TrainConfig:
             self, iterations=some, batch_size=some, accumulate=some, lr=(1e-12, 1), attribute_lr=(0, None),
             scalar_lr=(0, None), warm_up=(0, None), decay_from=share, ema=share, r1_weight=(0, None), r1_every=some,
             gradient_clip=(0, None), skip_from=(0, None), adversarial_from=(0, None), max_bad_steps=some,
-            log_every=some, sample_every=some, checkpoint_every=some,
+            log_every=some, sample_every=some, checkpoint_every=some, target_candidates=some, face_weight=some,
+            foreign_drivers=share, foreign_from=(0, None), half_until=(0, None),
         )  # fmt: skip
         if any(not 0 <= beta < 1 for beta in self.betas):
             wrong["betas"] = f"{list(self.betas)}: each from 0 to below 1"
@@ -175,6 +194,12 @@ class TrainConfig:
             wrong["checkpoint_every"] = f"{self.checkpoint_every}: no multiple of log_every, {self.log_every}"
         if self.weights.adversarial and self.adversarial_from >= self.iterations:
             wrong["adversarial_from"] = f"{self.adversarial_from}: never comes in {self.iterations} iterations"
+        if self.weights.adversarial and self.adversarial_from < self.half_until:
+            wrong["adversarial_from"] = (
+                f"{self.adversarial_from}: the discriminator knows one size, wait for half_until"
+            )
+        if self.half_until >= self.iterations:
+            wrong["half_until"] = f"{self.half_until}: the whole size never comes in {self.iterations} iterations"
         if self.skip_from >= self.iterations:
             wrong["skip_from"] = f"{self.skip_from}: never comes in {self.iterations} iterations: model.skip is none?"
         _refuse("train", wrong)

@@ -148,34 +148,54 @@ class ClipDataset:
         """One frame of clip `i`: uint8 (H, W, 3)."""
         return self.frames(i, [frame])[0]
 
-    def pair(self, i: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Source and target: two random frames of clip `i`, different ones if it has two. uint8 (H, W, 3) each."""
+    def pair(self, i: int, rng: np.random.Generator, candidates: int = 1) -> tuple[np.ndarray, np.ndarray]:
+        """Source and target: two random frames of clip `i`, different ones if it has two. uint8 (H, W, 3) each.
+
+        Of several `candidates` for the target that one which is least like the source, by squared error, is taken:
+        pairs of a clip are nearer to each other in pose than those of two persons (not in the paper).
+        """
         length = int(self.lengths[i])
         source = int(rng.integers(length))
-        target = (source + int(rng.integers(1, length))) % length if length > 1 else source
-        source, target = self.frames(i, [source, target])
-        return source, target
+        shifts = rng.integers(1, length, candidates) if length > 1 else [0]
+        source, *targets = self.frames(i, [source, *((source + int(shift)) % length for shift in shifts)])
+        if len(targets) == 1:
+            return source, targets[0]
+        wanted = source.astype(np.float32)
+        return source, max(targets, key=lambda target: float(np.square(target - wanted).sum()))
 
-    def sample(self, k: int, seed: int, augment: Sequence[str]) -> tuple[dict[str, np.ndarray], int]:
+    @cached_property
+    def _persons(self) -> np.ndarray:
+        index = read_table(self.folder / "index.parquet", "clip_index", ["person_id"])
+        return np.unique(string_codes(index["person_id"])[0][self._where], return_inverse=True)[1]
+
+    @property
+    def persons(self) -> int:
+        """How many persons the clips show."""
+        return int(self._persons.max()) + 1
+
+    def sample(
+        self, k: int, seed: int, augment: Sequence[str], candidates: int = 1
+    ) -> tuple[dict[str, np.ndarray], int]:
         """Sample `k` of the endless training stream, and how many unreadable clips were passed over for it.
 
         source, target and driver, uint8 (H, W, 3): the driver is the target, augmented in these ways; it stands in
-        for the target at the attribute embedder. "mirror" turns all three over, every second time. Each epoch takes the
-        clips in another order.
+        for the target at the attribute embedder. "mirror" turns all three over, every second time. `candidates`: as in
+        `pair`. person, int64: whom they show, from 0 to below `persons`. Each epoch takes the clips in another order.
         """
         epoch, position = divmod(k, len(self))
         for skipped in range(min(len(self), MAX_SKIPS)):
             i = int(_order(seed, epoch, len(self))[(position + skipped) % len(self)])
             rng = np.random.default_rng((seed, k))
             try:
-                source, target = self.pair(i, rng)
+                source, target = self.pair(i, rng, candidates)
             except CorruptMedia as error:
                 log.warning("skipped: %s", error)
                 continue
             if "mirror" in augment and rng.random() < 0.5:
                 source, target = (np.ascontiguousarray(image[:, ::-1]) for image in (source, target))
             driver = augment_driver(target, rng, [kind for kind in augment if kind in AUGMENTATIONS])
-            return {"source": source, "target": target, "driver": driver}, skipped
+            person = np.int64(self._persons[i])
+            return {"source": source, "target": target, "driver": driver, "person": person}, skipped
         raise ValueError(
             f"{min(len(self), MAX_SKIPS)} clips in a row of {self.folder} are unreadable: restore the data"
         )
@@ -256,6 +276,21 @@ class PairDataset:
         target = source if self._same[k] else self._image(int(self._target[k]))
         return source, target, self.same(k), self.ids(k)
 
+    def _partner(self, i: int, rng: np.random.Generator) -> int:
+        """Another picture of the person in picture `i`, or `i` itself if there is none."""
+        order, first, counts, codes = self._persons
+        start, count = first[codes[i]], counts[codes[i]]
+        others = order[start : start + count]
+        others = others[others != i]
+        return int(rng.choice(others)) if len(others) else i
+
+    @cached_property
+    def _persons(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Pictures in the order of their persons; of each person the first place there and how many; each's person."""
+        codes = string_codes(self._identities)[0]
+        counts = np.bincount(codes)
+        return np.argsort(codes, kind="stable"), np.cumsum(counts) - counts, counts, codes
+
     def _image(self, i: int) -> np.ndarray:
         if i in self._cache:
             return self._cache[i]
@@ -271,11 +306,15 @@ class PairDataset:
             self._cache[i] = image
         return image
 
-    def sample(self, k: int, seed: int, augment: Sequence[str]) -> tuple[dict[str, np.ndarray], int]:
+    def sample(
+        self, k: int, seed: int, augment: Sequence[str], candidates: int = 1
+    ) -> tuple[dict[str, np.ndarray], int]:
         """Sample `k` of the endless stream: row k modulo the length, and how many unreadable rows were passed over.
 
-        source, target uint8 (H, W, 3) and same (bool). An unreadable row gives way to the next one with the same
-        `same`, so that the ratio stays. `seed` and `augment` change nothing: the table is the draw.
+        source, target and partner uint8 (H, W, 3), and same (bool); the partner is another picture of the target's
+        person, or the target if there is none to read. An unreadable row gives way to the next one with the same
+        `same`, so that the ratio stays. `seed` draws partners; `augment` and `candidates` change nothing: the table is
+        the draw.
         """
         first = k % len(self)
         skipped = 0
@@ -291,7 +330,11 @@ class PairDataset:
                 log.warning("skipped: %s", error)
                 skipped += 1
                 continue
-            return {"source": source, "target": target, "same": np.bool_(same)}, skipped
+            try:
+                partner = self._image(self._partner(int(self._target[row]), np.random.default_rng((seed, k))))
+            except CorruptMedia:
+                partner = target
+            return {"source": source, "target": target, "partner": partner, "same": np.bool_(same)}, skipped
         raise ValueError(f"{skipped} pairs in a row of {self.folder} are unreadable: restore the data")
 
 

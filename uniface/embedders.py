@@ -54,6 +54,9 @@ class AttributeEmbedder(nn.Module):
     The FDF's channel 0 moves along x (columns), channel 1 along y (rows); 2 is the whole width or height.
     The layers are the released code's: halvings down to 1 x 1, then doublings up to H/4, without skips. With
     `attribute_base` above 1 the halvings end there and linear layers lead to z_t and back, which learns much sooner.
+    `fdf_source` lets the decoder see the source's own vector z_s beside z_t: a displacement from the source to the
+    target depends on both poses. Without it F_s must have been brought to one common pose before it is warped.
+    `attribute_maps` are further channels behind the FDF's two, in (-1, 1) as well.
     """
 
     def __init__(self, config: ModelConfig):
@@ -70,21 +73,29 @@ class AttributeEmbedder(nn.Module):
             widths.append(width)
             channels = width
         self.flatten = self.unflatten = None
+        self.with_source = config.fdf_source
+        vector = config.attribute_dim * (2 if config.fdf_source else 1)
         if self.base > 1:
             self.flatten = nn.Linear(channels * self.base**2, config.attribute_dim)
-            self.unflatten = nn.Linear(config.attribute_dim, channels * self.base**2)
+            self.unflatten = nn.Linear(vector, channels * self.base**2)
+        else:
+            channels = vector
         self.up = nn.ModuleList()
-        for width in reversed(widths[2:-1]):  # twice the base up to H/8
+        octaves = config.fdf_stride.bit_length() - 1  # between the FDF and the image
+        for width in reversed(widths[octaves:-1]):  # twice the base up to half of the FDF's size
             self.up.append(nn.Sequential(nn.Conv2d(channels, width, 3, padding=1), _norm(config, width)))
             channels = width
-        self.head = nn.Conv2d(channels, 2, 3, padding=1)
+        self.head = nn.Conv2d(channels, 2 + config.attribute_maps, 3, padding=1)
         if config.fdf_identity_init:
             nn.init.normal_(self.head.weight, std=1e-3)
             nn.init.zeros_(self.head.bias)
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        z_t = self.encode(image)
-        return z_t, self.decode(z_t)
+    def forward(self, image: Tensor, source: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        if not self.with_source:
+            z_t = self.encode(image)
+            return z_t, self.decode(z_t)
+        z_t, z_s = self.encode(torch.cat([image, source])).chunk(2)
+        return z_t, self.decode(torch.cat([z_t, z_s], dim=1))
 
     def encode(self, image: Tensor) -> Tensor:
         """z_t, (B, 512)."""
@@ -94,7 +105,10 @@ class AttributeEmbedder(nn.Module):
         return z_t if self.flatten is None else self.flatten(z_t)
 
     def decode(self, z_t: Tensor) -> Tensor:
-        """The FDF of z_t, (B, 2, H/4, W/4), always float32: bfloat16 has too few digits for coordinates."""
+        """The FDF of z_t (with `fdf_source` of z_t and z_s, one behind the other), (B, 2, H/4, W/4).
+
+        Always float32: bfloat16 has too few digits for coordinates.
+        """
         x = z_t if self.unflatten is None else self.unflatten(z_t)
         x = x.unflatten(1, (-1, self.base, self.base))  # (B, 512, 1, 1), or wider maps of a larger base
         for layer in self.up:

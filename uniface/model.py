@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from uniface.config import TASKS, ModelConfig, Task
 from uniface.embedders import AttributeEmbedder, IdentityEmbedder
 from uniface.files import atomic_write
 from uniface.generator import Generator
-from uniface.transfer import AttributeTransfer, IdentityTransfer
+from uniface.transfer import AttributeMaps, AttributeTransfer, IdentityTransfer
 
 TOLERANCE = 1e-3  # how far outside [-1, 1] an image may be: rounding, not another range
 
@@ -42,13 +43,26 @@ class UniFace(nn.Module):
         self.identity_embedder = IdentityEmbedder(config)
         self.attribute_embedder = AttributeEmbedder(config) if config.use_attrt else None
         self.attribute_transfer = AttributeTransfer(config) if config.use_attrt else None
+        self.attribute_maps = nn.ModuleDict()
+        """What paints the decoded maps on warped features, by stride."""
+        if config.use_attrt and config.attribute_maps:
+            strides = {config.feature_stride, *(s for s in config.skip_strides if s >= config.fdf_stride)}
+            for stride in sorted(strides):
+                width = config.width(config.image_size // stride)
+                self.attribute_maps[str(stride)] = AttributeMaps(config.attribute_maps, width)
         self.identity_transfer = IdentityTransfer(config) if config.use_idt else None
         self.generator = Generator(config)
         self.skip_enabled = True
         """Whether the generator gets its skips now; closed while a training begins (`TrainConfig.skip_from`)."""
+        self.half_size = False
+        """Whether all but the attribute embedder works at half of the size now (`TrainConfig.half_until`)."""
 
     def forward(self, source: Tensor, target: Tensor, driver: Tensor | None = None, *, task: Task) -> Tensor:
-        """The image that a task makes, (B, 3, H, W).
+        """The image that a task makes, (B, 3, H, W); arguments and errors as in `parts`."""
+        return self.parts(source, target, driver, task=task).image
+
+    def parts(self, source: Tensor, target: Tensor, driver: Tensor | None = None, *, task: Task) -> Parts:
+        """The image that a task makes with what it is made of.
 
         `reenactment`: the source's face with the target's pose and expression. `swapping`: the target's picture with
         the source's identity. `driver`, if given, replaces the target at the attribute embedder: the augmented target
@@ -56,7 +70,7 @@ class UniFace(nn.Module):
         batch size.
         """
         self._check(source=source, target=target, driver=driver)
-        return self._parts(task, source, target, target if driver is None else driver).image
+        return self._parts(task, source, target, target if driver is None else driver)
 
     @torch.no_grad()
     def explain(self, source: Tensor, target: Tensor, *, task: Task) -> Parts:
@@ -72,38 +86,46 @@ class UniFace(nn.Module):
 
     def _parts(self, task: Task, source: Tensor, target: Tensor, driver: Tensor) -> Parts:
         """What a task computes, its arguments unchecked."""
+        if task not in TASKS:
+            raise ValueError(f"task {task!r} is none of {', '.join(TASKS)}")
+        z_t, field = self._attributes(driver, source)  # Eq. 2
+        if self.half_size:
+            source, target = (F.avg_pool2d(image, 2) for image in (source, target))
         if task == "reenactment":
-            return self._reenact(source, driver)
-        if task == "swapping":
-            return self._swap(source, target, driver)
-        raise ValueError(f"task {task!r} is none of {', '.join(TASKS)}")
+            return self._reenact(source, z_t, field)
+        return self._swap(source, target, z_t, field)
 
-    def _reenact(self, source: Tensor, driver: Tensor) -> Parts:
+    def _reenact(self, source: Tensor, z_t: Tensor | None, field: Tensor | None) -> Parts:
         f_s, f_s_i = self.identity_embedder(source)  # Eq. 1
-        z_t, fdf = self._attributes(driver)  # Eq. 2
-        f_bar_s = self._align(f_s, fdf)  # Eq. 3
+        f_bar_s = self._align(f_s, field, self.config.feature_stride)  # Eq. 3
         f_hat_s = self._transfer_identity(f_s, f_bar_s)  # Eq. 4 and 5 with F_i = f_s, F_r = f_bar_s
         f_s_i = self._skips(f_s, f_s_i)
         if self.config.skip_warped:
             # Eq. 6 hands F_s^i to the generator. Unwarped, its texture would lie where the source's face was, not where
             # f_hat_s now puts it, so the FDF moves it along (the released network adds F_s unwarped: a switch).
-            f_s_i = {stride: self._align(feature, fdf) for stride, feature in f_s_i.items()}
-        return Parts(self.generator(f_hat_s, f_s_i), z_t, fdf, f_bar_s, f_hat_s)
+            f_s_i = {stride: self._align(feature, field, stride) for stride, feature in f_s_i.items()}
+        return Parts(self.generator(f_hat_s, f_s_i), z_t, _fdf(field), f_bar_s, f_hat_s)
 
-    def _swap(self, source: Tensor, target: Tensor, driver: Tensor) -> Parts:
+    def _swap(self, source: Tensor, target: Tensor, z_t: Tensor | None, field: Tensor | None) -> Parts:
         f, f_i = self.identity_embedder(torch.cat([source, target]))  # Eq. 1, both images in one batch
         f_s, f_t = f.chunk(2)
-        z_t, fdf = self._attributes(driver)  # Eq. 2
-        f_bar_s = self._align(f_s, fdf)  # Eq. 3
+        f_bar_s = self._align(f_s, field, self.config.feature_stride)  # Eq. 3
         f_hat_t = self._transfer_identity(f_bar_s, f_t)  # Eq. 4 and 5 with F_i = f_bar_s, F_r = f_t
         f_t_i = self._skips(f_t, {stride: feature.chunk(2)[1] for stride, feature in f_i.items()})
-        return Parts(self.generator(f_hat_t, f_t_i), z_t, fdf, f_bar_s, f_hat_t)
+        return Parts(self.generator(f_hat_t, f_t_i), z_t, _fdf(field), f_bar_s, f_hat_t)
 
-    def _attributes(self, driver: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        return (None, None) if self.attribute_embedder is None else self.attribute_embedder(driver)
+    def _attributes(self, driver: Tensor, source: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """z_t, and the FDF with the maps behind it."""
+        return (None, None) if self.attribute_embedder is None else self.attribute_embedder(driver, source)
 
-    def _align(self, feature: Tensor, fdf: Tensor | None) -> Tensor:
-        return feature if self.attribute_transfer is None else self.attribute_transfer(feature, fdf)
+    def _align(self, feature: Tensor, field: Tensor | None, stride: int) -> Tensor:
+        """A feature of this stride warped by the FDF, with the maps painted on it."""
+        if self.attribute_transfer is None:
+            return feature
+        feature = self.attribute_transfer(feature, _fdf(field))
+        if str(stride) not in self.attribute_maps:
+            return feature
+        return self.attribute_maps[str(stride)](feature, field[:, 2:])
 
     def _transfer_identity(self, f_i: Tensor, f_r: Tensor) -> Tensor:
         return f_r if self.identity_transfer is None else self.identity_transfer(f_i, f_r)
@@ -175,6 +197,11 @@ class UniFace(nn.Module):
         if missing or unexpected:
             raise ValueError(f"{path} does not fit its config: missing {missing[:5]}, not known {unexpected[:5]}")
         return model.to(device).eval()
+
+
+def _fdf(field: Tensor | None) -> Tensor | None:
+    """The FDF without the maps behind it."""
+    return None if field is None else field[:, :2]
 
 
 def read_metadata(path: str | Path) -> tuple[ModelConfig, dict[str, Any]]:

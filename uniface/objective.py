@@ -41,6 +41,7 @@ class Objective:
         nets.require(config)
         self.weights, self.contextual_maps = config.weights, config.contextual_maps
         self.perceptual_same = config.perceptual_same
+        self.face_weight = config.face_weight
         placed = (nets.recogniser, nets.perceptual, nets.contextual or nets.perceptual)
         self.recogniser, self.perceptual, self.contextual = (
             net and net.to(device, memory_format=torch.channels_last) for net in placed
@@ -48,16 +49,17 @@ class Objective:
         self.channels = nets.channels and [weight.to(device) for weight in nets.channels]
 
     def __call__(self, batch: Batch, fake: torch.Tensor) -> Values:
-        """Each loss with a weight, itself unweighted, by its name in `LossWeights`; the adversarial one left out."""
+        """Each loss with a weight, itself unweighted, by its name in `LossWeights`; the adversarial ones left out."""
         weights, target = self.weights, batch["target"]
         same = batch["same"].float() if "same" in batch else target.new_ones(len(target))
+        where = self._window(target)
         values: Values = {}
         if weights.reconstruction:
-            values["reconstruction"] = losses.reconstruction(fake, target, same)
+            values["reconstruction"] = losses.reconstruction(fake, target, same, where)
         if weights.perceptual:
             maps, wanted = _through(self.perceptual, fake, target)
-            where = same if self.perceptual_same else None
-            values["perceptual"] = losses.perceptual(maps, wanted, self.channels, where)
+            counted = same if self.perceptual_same else None
+            values["perceptual"] = losses.perceptual(maps, wanted, self.channels, counted)
         if weights.contextual:
             if self.contextual is not self.perceptual or not weights.perceptual:
                 maps, wanted = _through(self.contextual, fake, target)
@@ -66,14 +68,25 @@ class Objective:
             found, wanted = _through(self.recogniser, fake, batch["source"])
             values["identity"] = losses.identity(wanted, found)
         if weights.absolute:
-            values["absolute"] = losses.absolute(fake, target, same)
+            values["absolute"] = losses.absolute(fake, target, same, where)
         if weights.edges:
-            values["edges"] = losses.edges(fake, target, same)
+            values["edges"] = losses.edges(fake, target, same, where)
         if weights.colour:
             values["colour"] = losses.colour(fake, target, 1 - same)
         if weights.border:
             values["border"] = losses.border(fake, target, 1 - same)
         return values
+
+    def cycle(self, batch: Batch, back: torch.Tensor) -> torch.Tensor:
+        """The loss `cycle`: what is swapped back is the target, by `absolute` and `edges`, for pairs of two persons."""
+        target, other = batch["target"], 1 - batch["same"].float()
+        return losses.absolute(back, target, other, self._window(target)) + losses.edges(
+            back, target, other, self._window(target)
+        )
+
+    def _window(self, target: torch.Tensor) -> torch.Tensor | float:
+        """Weights of pixels in the pixel losses."""
+        return losses.face_window(target.shape[-1], self.face_weight, target.device) if self.face_weight > 1 else 1.0
 
 
 def _through(net: nn.Module, fake: torch.Tensor, wanted: torch.Tensor) -> tuple:

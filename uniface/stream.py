@@ -13,17 +13,20 @@ from uniface.images import to_tensor
 class _Batches(torch.utils.data.Dataset):
     """Batch number `step` of one rank, made from nothing but the step."""
 
-    def __init__(self, dataset, seed: int, batch_size: int, rank: int, world: int, augment: Sequence[str]) -> None:
-        self.dataset, self.seed, self.augment = dataset, seed, augment
+    def __init__(
+        self, dataset, seed: int, batch_size: int, rank: int, world: int, augment: Sequence[str], candidates: int
+    ) -> None:
+        self.dataset, self.seed, self.augment, self.candidates = dataset, seed, augment, candidates
         self.batch_size, self.rank, self.world = batch_size, rank, world
 
     def __getitem__(self, step: int) -> tuple[dict[str, torch.Tensor], int]:
         first = (step * self.world + self.rank) * self.batch_size
         samples, skips = zip(
-            *(self.dataset.sample(first + i, self.seed, self.augment) for i in range(self.batch_size)), strict=True
+            *(self.dataset.sample(first + i, self.seed, self.augment, self.candidates) for i in range(self.batch_size)),
+            strict=True,
         )
         arrays = {key: np.stack([sample[key] for sample in samples]) for key in samples[0]}
-        tensors = {k: torch.from_numpy(a) if a.dtype == bool else to_tensor(a) for k, a in arrays.items()}
+        tensors = {k: torch.from_numpy(a) if a.dtype != np.uint8 else to_tensor(a) for k, a in arrays.items()}
         return tensors, sum(skips)
 
 
@@ -71,14 +74,17 @@ def sample_stream(
     start_step: int = 0,
     loader_workers: int = 0,
     augment: Sequence[str] = (),
+    candidates: int = 1,
 ) -> SampleStream:
     """Endless training batches of one of `world` ranks, each a function of (seed, step) alone.
 
-    Clips give {source, target, driver}, pairs {source, target, same}: images (B, 3, H, W) in [-1, 1], same (B,) bool.
+    Clips give {source, target, driver, person}, pairs {source, target, partner, same}: images (B, 3, H, W) in [-1, 1],
+    same (B,) bool, person (B,) int64.
     Step t of all ranks together holds samples t * world * batch_size onwards, each once, in the order of ranks: two
     ranks with batch b see what one rank with batch 2b sees. To resume, start at the step to come. `loader_workers`
     processes decode ahead, in order; 0 decodes in this process.
     """
     if batch_size < 1 or not 0 <= rank < world:
         raise ValueError(f"batch_size {batch_size}, rank {rank} of {world}: need batch_size >= 1 and 0 <= rank < world")
-    return SampleStream(_Batches(dataset, seed, batch_size, rank, world, augment), start_step, loader_workers)
+    batches = _Batches(dataset, seed, batch_size, rank, world, augment, candidates)
+    return SampleStream(batches, start_step, loader_workers)

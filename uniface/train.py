@@ -15,9 +15,11 @@ import pickle
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import nn
 
@@ -25,15 +27,24 @@ from uniface import losses
 from uniface.config import TASKS, Task, TrainConfig
 from uniface.files import atomic_write
 from uniface.objective import Batch, LossNets, Objective, Values
+from uniface.persons import PersonClassifier, reverse_gradient
 
 FORMAT = "uniface-training-1"
+
+
+class Generated(NamedTuple):
+    """Generated images and the attribute vectors they were made with, where a loss asks for them."""
+
+    image: torch.Tensor
+    z_t: torch.Tensor | None = None
 
 
 class Trainer:
     """Networks, optimisers and the averaged weights of one stage, and what one iteration does with them.
 
     Without the loss `adversarial` no discriminator is trained. The optimisers are Adam (Sec. 4.1); the discriminator's
-    is adjusted for its lazy penalty as StyleGAN2 does.
+    is adjusted for its lazy penalty as StyleGAN2 does. `persons`: how many the training data show, for the loss
+    `person`; batches then say `person`, `(B,)` from 0, and their classifier learns with the generator, as its parts do.
     """
 
     def __init__(
@@ -44,6 +55,7 @@ class Trainer:
         nets: LossNets,
         config: TrainConfig,
         device: str | torch.device = "cpu",
+        persons: int = 0,
     ):
         if task not in TASKS:
             raise ValueError(f"task {task!r} is neither of {TASKS}")
@@ -60,6 +72,10 @@ class Trainer:
         slow = [p for name, p in named if name.startswith("attribute_embedder.")]
         scalars = [p for name, p in named if name.startswith("identity_transfer.") and p.numel() == 1]
         known = {id(p) for p in (*slow, *scalars)}
+        self.classifier = None
+        if config.weights.person:
+            self.classifier = PersonClassifier(model.config.attribute_dim, persons).to(self.device)
+            slow += self.classifier.parameters()
         groups = [
             {"params": [p for _, p in named if id(p) not in known], "scale": 1.0},
             {"params": slow, "scale": config.attribute_lr},
@@ -81,8 +97,16 @@ class Trainer:
 
     def generate(self, batch: Batch) -> torch.Tensor:
         """The generated images of a batch, float32 `(B, 3, H, W)`."""
+        return self._generated(batch).image
+
+    def _generated(self, batch: Batch) -> Generated:
+        """The generated images of a batch, and with the loss `person` their z_t."""
+        images = batch["source"], batch["target"], batch.get("driver")
         with self._autocast():
-            return self._generate(batch["source"], batch["target"], batch.get("driver"), task=self.task).float()
+            if self.classifier is None:
+                return Generated(self._generate(*images, task=self.task).float())
+            parts = self.model.parts(*images, task=self.task)
+            return Generated(parts.image.float(), parts.z_t.float())
 
     def train_step(self, batch: Batch) -> Values:
         """One iteration over this process's share of the batch; the losses as detached scalars.
@@ -90,11 +114,11 @@ class Trainer:
         The discriminator learns first. The generator has not changed by then, so the same generated images serve its
         own step; with accumulation their graphs would all have to be kept, so they are made anew.
         """
-        parts = self._parts(batch)
         self._set_rates()
-        self._set_skip()
+        self._set_path()
+        parts = [self._with_foreign_drivers(part) for part in self._parts(batch)]
         self._bad = []
-        fakes = [self.generate(parts[0])] if len(parts) == 1 else None
+        fakes = [self._generated(parts[0])] if len(parts) == 1 else None
         values: Values = {}
         if self.adversarial:
             values |= self.discriminator_step(parts, fakes)
@@ -104,19 +128,46 @@ class Trainer:
         self.step += 1
         return values
 
+    @torch.no_grad()
+    def _with_foreign_drivers(self, part: Batch) -> Batch:
+        """The first samples' drivers replaced by the next sample's person in the same pose, as the averaged weights
+        paint it. Not in the paper: source and driver of one video always share the face, so a z_t that carries it along
+        costs nothing; a foreign driver's face would have to be undone.
+        """
+        count = round(self.config.foreign_drivers * len(part["source"]))
+        if not count or self.step < self.config.foreign_from:
+            return part
+        driver = part.get("driver", part["target"])
+        with self._autocast():
+            made = self.average(part["source"].roll(-1, 0)[:count], driver[:count], task=self.task)
+        return part | {"driver": torch.cat([self._input(made), driver[count:]])}
+
+    def _input(self, made: torch.Tensor) -> torch.Tensor:
+        """Generated images as inputs of the model: in their range and, made at half of the size, enlarged."""
+        made = made.detach().float().clamp(-1, 1)
+        if not self.model.half_size:
+            return made
+        return F.interpolate(made, scale_factor=2.0, mode="bilinear", align_corners=False)
+
+    def _wanted(self, part: Batch) -> Batch:
+        """The batch at the size of the generated images, for the losses."""
+        if not self.model.half_size:
+            return part
+        return part | {name: F.avg_pool2d(part[name], 2) for name in ("source", "target")}
+
     @property
     def adversarial(self) -> bool:
         """Whether the discriminator takes part in the iteration at work."""
         return bool(self.config.weights.adversarial) and self.step >= self.config.adversarial_from
 
-    def discriminator_step(self, parts: list[Batch], fakes: list[torch.Tensor] | None = None) -> Values:
+    def discriminator_step(self, parts: list[Batch], fakes: list[Generated] | None = None) -> Values:
         """One update of the discriminator, and one more for its penalty every `r1_every` iterations (lazy R1)."""
         self.discriminator.requires_grad_(True)
         real_name = "source" if self.task == "reenactment" else "target"  # released code
         values = {"discriminator": torch.zeros((), device=self.device)}
         for i, part in enumerate(parts):
             with torch.no_grad():
-                fake = fakes[i].detach() if fakes else self.generate(part)
+                fake = (fakes[i] if fakes else self._generated(part)).image.detach()
             with self._autocast():
                 loss = losses.discriminator(self._discriminate(part[real_name]), self._discriminate(fake)) / len(parts)
             loss.backward()
@@ -133,22 +184,39 @@ class Trainer:
             values |= penalties
         return values
 
-    def generator_step(self, parts: list[Batch], fakes: list[torch.Tensor] | None = None) -> Values:
+    def generator_step(self, parts: list[Batch], fakes: list[Generated] | None = None) -> Values:
         """One update of everything but the discriminator. `fakes`: generated images with their graph, if at hand."""
         self.discriminator.requires_grad_(False)
         weights, total = self.config.weights, {}
         for i, part in enumerate(parts):
-            fake = fakes[i] if fakes else self.generate(part)
+            fake, z_t = fakes[i] if fakes else self._generated(part)
             with self._autocast():
-                values = self.objective(part, fake)
+                values = self.objective(self._wanted(part), fake)
                 if self.adversarial:
                     values["adversarial"] = losses.adversarial(self._discriminate(fake))
+            if weights.cycle:
+                values["cycle"] = self._cycle(part, fake)
             loss = sum(getattr(weights, name) * value for name, value in values.items()) / len(parts)
+            if self.classifier is not None:  # its weight acts on the gradient that z_t gets, reversed
+                logits = self.classifier(reverse_gradient(z_t, weights.person))
+                values["person"] = F.cross_entropy(logits, part["person"])
+                loss = loss + values["person"] / len(parts)
             loss.backward()
             for name, value in values.items():
                 total[name] = total.get(name, 0) + value.detach() / len(parts)
         self._update(self.optimiser, total)
         return total
+
+    def _cycle(self, part: Batch, fake: torch.Tensor) -> torch.Tensor:
+        """Swapping back: another picture of the target's person (`partner`) as the source, and the generated image as
+        the target, must give the target. Not in the paper, whose L_rec counts where the target itself is given and
+        copying it is right; here the right answer is known although the target given shows somebody else.
+
+        The generated image is a constant: it shall not learn to hide the target in itself.
+        """
+        with self._autocast():
+            back = self._generate(part["partner"], self._input(fake), task=self.task).float()
+        return self.objective.cycle(self._wanted(part), back)
 
     def _parts(self, batch: Batch) -> list[Batch]:
         count = self.config.accumulate
@@ -162,10 +230,12 @@ class Trainer:
         for group in self.optimiser.param_groups + self.adversary.param_groups:
             group["lr"] = rate * group["scale"]
 
-    def _set_skip(self) -> None:
-        """The skip connection stays closed until `skip_from`: or swapping copies the target before IdT has learnt."""
+    def _set_path(self) -> None:
+        """The skip connection stays closed until `skip_from`: or swapping copies the target before IdT has learnt. The
+        first iterations may see half of the size (not in the paper)."""
         for net in (self.model, self.average):
             net.skip_enabled = self.step >= self.config.skip_from
+            net.half_size = self.step < self.config.half_until
 
     def _update(self, optimiser: torch.optim.Optimizer, values: Values) -> None:
         """Average gradients over the processes and step; leave the step out if the gradient is not finite.
@@ -203,7 +273,7 @@ class Trainer:
     @torch.no_grad()
     def preview(self, batch: Batch) -> torch.Tensor:
         """What the averaged weights make of a batch's source and target, `(B, 3, H, W)`."""
-        return self.average(batch["source"], batch["target"], task=self.task).float()
+        return self._input(self.average(batch["source"], batch["target"], task=self.task))
 
     def state_dict(self) -> dict:
         """All that a resumed run needs: tensors, numbers and strings only."""
@@ -219,7 +289,7 @@ class Trainer:
             "discriminator": self.discriminator.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "adversary": self.adversary.state_dict(),
-        }
+        } | ({} if self.classifier is None else {"classifier": self.classifier.state_dict()})
 
     def save(self, path: str | Path) -> None:
         """Write the state, atomically."""
@@ -242,7 +312,8 @@ class Trainer:
             raise ValueError(f"{path} is not a training checkpoint of this project (format {FORMAT})")
         if state["task"] != self.task:
             raise ValueError(f"{path} belongs to the task {state['task']}, not {self.task}")
-        parts = ("model", "average", "discriminator", "optimiser", "adversary")
+        parts = ["model", "average", "discriminator", "optimiser", "adversary"]
+        parts += [] if self.classifier is None else ["classifier"]
         try:
             for name in parts:
                 getattr(self, name).load_state_dict(state[name])

@@ -44,6 +44,23 @@ class AttributeTransfer(nn.Module):
         return warp(f_s, fdf, self.padding)
 
 
+class AttributeMaps(nn.Module):
+    """Decoded maps of the driver (B, K, any, any), painted on source features that the FDF has warped (B, C, R, R).
+
+    Not in the paper, where all that the generator learns of the target's expression is how the source's pixels move:
+    an open mouth or a shut eye of a few pixels, which the source does not show, cannot be had by moving them. Starts at
+    nothing.
+    """
+
+    def __init__(self, maps: int, channels: int):
+        super().__init__()
+        self.conv = EqualizedConv(maps, channels, kernel=1, bias=False)
+        nn.init.zeros_(self.conv.weight)
+
+    def forward(self, feature: Tensor, maps: Tensor) -> Tensor:
+        return feature + self.conv(resize(maps, feature.shape[-1]).to(feature.dtype))
+
+
 class IdentityTransfer(nn.Module):
     """IdT: attention from the reference f_r to the identity f_i, added to f_r. Sec. 3.1, Eq. 4 and 5.
 
@@ -51,7 +68,8 @@ class IdentityTransfer(nn.Module):
     dot       Q K^T, Eq. 4 as printed
     released  Q K^T / sqrt(C): the released code divides by the square root of the full width
     cosine    Q and K of unit length, times a learnable temperature; K starts as Q, so like attends to like
-    `attention_locality` adds -|i - j|^2 / (2 sigma^2) for tokens i and j, sigma learnable.
+    `attention_locality` adds -|i - j|^2 / (2 sigma^2) for tokens i and j, sigma learnable; distances count tokens of
+    the config's F, also where a smaller picture's has fewer.
     """
 
     def __init__(self, config: ModelConfig):
@@ -65,6 +83,7 @@ class IdentityTransfer(nn.Module):
         # The paper gives V C/4 channels, but F_{i->r} is added to f_r with C: this maps it back.
         self.project = None if full else EqualizedConv(reduced, channels, kernel=1, bias=False)
         self.alpha = nn.Parameter(torch.full((1,), config.alpha_init))
+        self.size = config.feature_size
         self.cosine = config.attention_logits == "cosine"
         self.scale = channels**-0.5 if config.attention_logits == "released" else 1.0
         if self.cosine:
@@ -100,7 +119,7 @@ class IdentityTransfer(nn.Module):
             # -|i - j|^2 / 2s^2 = (i . j - |j|^2 / 2) / s^2 - |i|^2 / 2s^2, and the softmax over j does not see the last
             # term: three more channels of Q and K instead of an N x N mask, which fused attention cannot differentiate.
             line = torch.arange(f_r.shape[-1], device=q.device, dtype=q.dtype)
-            line = line - line.mean()
+            line = (line - line.mean()) * (self.size / f_r.shape[-1])
             y, x = torch.meshgrid(line, line, indexing="ij")
             x, y = x.flatten(), y.flatten()
             precision = self.log_precision.exp()

@@ -67,6 +67,7 @@ def train_worker(config: dict[str, Any]) -> None:
         start_step=trainer.step,
         loader_workers=job.loader_workers,
         augment=job.config.augmentation,
+        candidates=job.config.target_candidates,
     )
 
     def on_log(step: int, values: dict[str, float]) -> None:
@@ -85,7 +86,8 @@ def make_trainer(job: TrainJob, device: Any = "cpu") -> Trainer:
     model, discriminator = UniFace(job.model), Discriminator(job.model)
     if job.stage1:
         start_from_reenactment(model, job.stage1)
-    return Trainer(job.task, model, discriminator, load_nets(job), job.config, device)
+    persons = open_data(job, "train").persons if job.config.weights.person else 0
+    return Trainer(job.task, model, discriminator, load_nets(job), job.config, device, persons)
 
 
 def load_nets(job: TrainJob) -> LossNets:

@@ -31,7 +31,7 @@ def folder(tmp_path, monkeypatch):
 
 def test_the_params_files_are_what_the_presets_make():
     made = presets.presets(ROOT)
-    assert set(made) == {"params.yaml", "params.paper.yaml", "params.yours.yaml"}
+    assert set(made) == {"params.yaml", "params.long.yaml", "params.paper.yaml", "params.yours.yaml"}
     for name, text in made.items():
         if name != "params.yaml":  # which is its user's to change; `make lint` compares it too
             assert (ROOT / name).read_text() == text, f"{name}: python -m pipeline.presets writes it"

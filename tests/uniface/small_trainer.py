@@ -19,6 +19,8 @@ WEIGHTS = LossWeights(
     edges=0.5,
     colour=0.5,
     border=0.5,
+    person=0.0,
+    cycle=0.0,
 )
 CONFIG = TrainConfig(
     iterations=10,
@@ -36,7 +38,12 @@ CONFIG = TrainConfig(
     r1_every=4,
     gradient_clip=5.0,
     augmentation=(),
+    target_candidates=1,
+    foreign_drivers=0.0,
+    foreign_from=0,
+    face_weight=1.0,
     skip_from=0,
+    half_until=0,
     adversarial_from=0,
     perceptual_same=False,
     contextual_maps=(0,),
@@ -56,7 +63,7 @@ class Small(nn.Module):
         super().__init__()
         self.attribute_embedder = nn.Conv2d(3, 4, 3, 1, 1)
         self.generator = nn.Conv2d(7, 3, 3, 1, 1)
-        self.skip_enabled = True
+        self.skip_enabled, self.half_size = True, False
 
     def forward(self, source, target, driver=None, *, task):
         attributes = self.attribute_embedder(target if driver is None else driver)

@@ -129,6 +129,34 @@ def test_clips_are_the_kept_ones_and_pairs_are_two_frames_of_one(clips, cache_by
     assert (len(dataset._cache) == 1) == (cache_bytes > 0)
 
 
+def test_of_several_candidates_the_least_like_the_source_is_the_target(clips):
+    """The clips' brightness grows with the number of the frame."""
+    dataset = ClipDataset(clips, "train")
+
+    def apart(candidates):
+        rng = np.random.default_rng(0)
+        drawn = [dataset.pair(4, rng, candidates) for _ in range(100)]
+        return np.mean([np.square(np.subtract(*pair, dtype=np.float32)).mean() for pair in drawn])
+
+    assert apart(4) > 1.2 * apart(1)
+    source, target = dataset.pair(4, np.random.default_rng(1), 4)
+    rng = np.random.default_rng(1)
+    frame, shifts = int(rng.integers(FRAMES)), rng.integers(1, FRAMES, 4)
+    errors = {i: np.square(dataset.frame(4, i) - source.astype(np.float32)).sum() for i in (frame + shifts) % FRAMES}
+    assert np.array_equal(target, dataset.frame(4, max(errors, key=errors.get)))
+
+
+def test_a_sample_says_whom_it_shows(clips):
+    dataset = ClipDataset(clips, "train")
+    assert dataset.persons == len(set(dataset.column("person_id")))
+    numbers = {}
+    for k in range(14):
+        sample = dataset.sample(k, 0, ())[0]
+        numbers.setdefault(decoded(sample["source"])[0], set()).add(int(sample["person"]))
+    assert sorted(min(found) for found in numbers.values()) == list(range(dataset.persons))
+    assert all(len(found) == 1 for found in numbers.values())
+
+
 def test_cache_changes_nothing(clips):
     one, two = (ClipDataset(clips, "train", size) for size in (0, 1 << 30))
     for k in range(20):
@@ -159,7 +187,7 @@ def test_mirror_turns_source_target_and_driver_together_every_second_time(clips,
     dataset = ClipDataset(clips, "train")
     image = np.zeros((SIZE, SIZE, 3), np.uint8)
     image[:, : SIZE // 2] = 200
-    monkeypatch.setattr(dataset, "pair", lambda i, rng: (image, image))
+    monkeypatch.setattr(dataset, "pair", lambda i, rng, candidates: (image, image))
     turned = 0
     for k in range(100):
         sample = dataset.sample(k, 0, ["mirror"])[0]
@@ -172,11 +200,12 @@ def test_mirror_turns_source_target_and_driver_together_every_second_time(clips,
 
 def test_batches_are_tensors_in_the_range(clips, pairs):
     batch = next(sample_stream(ClipDataset(clips, "train"), 0, 3))
+    assert batch.pop("person").dtype == torch.int64
     assert set(batch) == {"source", "target", "driver"}
     assert all(v.shape == (3, 3, SIZE, SIZE) and v.dtype == torch.float32 for v in batch.values())
     assert batch["target"].min() >= -1 and batch["target"].max() <= 1
     batch = next(sample_stream(PairDataset(pairs, "train"), 0, 5))
-    assert set(batch) == {"source", "target", "same"} and batch["same"].tolist() == [True] + 4 * [False]
+    assert set(batch) == {"source", "target", "partner", "same"} and batch["same"].tolist() == [True] + 4 * [False]
     assert torch.equal(batch["source"][0], batch["target"][0])
 
 
@@ -313,6 +342,19 @@ def test_pairs_give_what_their_rows_say(pairs):
     assert dataset.identity("i7") == "p3" and dataset.image("i7")[0, 0, 0] == 140
     batches = sample_stream(dataset, 0, 10)
     assert [int((v + 1) * 127.5 / 20 + 0.5) for v in next(batches)["source"][:, 0, 0, 0]] == list(range(10))
+
+
+def test_the_partner_is_another_picture_of_the_targets_person_if_there_is_one(pairs):
+    dataset = PairDataset(pairs, "train")
+    ids = {dataset.image(one).tobytes(): one for one in dataset._number}
+    several = 0
+    for k in range(len(dataset)):
+        target, partner = dataset.ids(k)[1], ids[dataset.sample(k, 0, ())[0]["partner"].tobytes()]
+        assert dataset.identity(partner) == dataset.identity(target)
+        pictures = [one for one in dataset._number if dataset.identity(one) == dataset.identity(target)]
+        assert (partner != target) == (len(pictures) > 1)
+        several += len(pictures) > 1
+    assert several > 0
 
 
 def test_pairs_without_cache_are_the_same(pairs):

@@ -47,6 +47,24 @@ def test_attribute_base_keeps_the_shapes_and_the_way_through_z_t(base):
     assert torch.equal(embedder.decode(z_t), fdf)
 
 
+@pytest.mark.parametrize("base", [1, 4])
+def test_with_the_source_the_fdf_is_of_both_and_z_t_of_the_target(base):
+    embedder = AttributeEmbedder(tiny.config(attribute_base=base, fdf_source=True)).eval()
+    source, target = tiny.images(2, seed=1), tiny.images(2, seed=2)
+    z_t, fdf = embedder(target, source)
+    assert torch.allclose(z_t, embedder.encode(target), atol=1e-5) and z_t.shape == (2, 16)
+    assert fdf.shape == (2, 2, 8, 8)
+    z_s = embedder.encode(source)
+    assert torch.allclose(fdf, embedder.decode(torch.cat([z_t, z_s], 1)), atol=1e-5)
+    assert not torch.allclose(fdf, embedder(target, source.flip(0))[1])
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_finer_fdf(stride):
+    embedder = AttributeEmbedder(tiny.config(fdf_stride=stride, attribute_base=4))
+    assert embedder(tiny.images())[1].shape == (2, 2, 32 // stride, 32 // stride)
+
+
 def test_fdf_identity_init_starts_near_no_displacement():
     small = AttributeEmbedder(tiny.config(fdf_identity_init=True, attribute_norm="group"))(tiny.images())[1]
     usual = AttributeEmbedder(tiny.config())(tiny.images())[1]

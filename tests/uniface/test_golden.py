@@ -41,7 +41,7 @@ def reenactment_arrays(source: torch.Tensor, target: torch.Tensor) -> dict[str, 
     recorded(model.identity_embedder, encoder, found)
     recorded(model.attribute_embedder, {"head": "attr.out2_upsampled"}, found, before=True)
     with torch.no_grad():
-        parts = model._reenact(source, target)  # what the task returns the image of
+        parts = model.parts(source, target, task="reenactment")  # what the task returns the image of
         found["e2e.image"], found["attr.pre_relu"], found["attr.flow"] = parts.image, parts.z_t, parts.fdf
         found["attr.vector"] = F.relu(found["attr.pre_relu"])  # what the official forward returns
         recorded(model.generator.resizer, {f"layers.{n}": f"gen.ladder{n}" for n in range(10)}, found)

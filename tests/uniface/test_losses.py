@@ -84,6 +84,18 @@ def test_pixel_losses_count_only_the_same(loss, power):
     assert loss(FAKE, TARGET, SAME * 0).item() == 0
 
 
+def test_the_face_window_has_mean_one_and_the_weight_between_middle_and_edge():
+    window = losses.face_window(64, 4.0)
+    assert window.shape == (64, 64) and window.mean().item() == pytest.approx(1)
+    assert (window.max() / window[0, 0]).item() == pytest.approx(4, rel=0.05)
+    assert window[32, 31] == window.max()
+    error = torch.zeros(1, 3, 64, 64)
+    error[..., 28:38, 28:36] = 1
+    for loss in (losses.reconstruction, losses.absolute, losses.edges):
+        even = loss(error, torch.zeros_like(error), torch.ones(1))
+        assert loss(error, torch.zeros_like(error), torch.ones(1), window) > 2 * even
+
+
 def test_masked_losses_average_over_workers():
     """The mean over two shares of a batch is the loss of the whole, whatever the share of same pairs in each."""
     fake, target, same = images(0, 4), images(1, 4), torch.tensor([1.0, 1.0, 0.0, 0.0])

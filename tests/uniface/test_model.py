@@ -29,6 +29,46 @@ SAMPLE = {
 }
 
 
+@pytest.mark.parametrize("task", TASKS)
+def test_with_the_source_in_the_fdf_another_source_moves_otherwise(task, pair):
+    torch.manual_seed(0)
+    model = UniFace(tiny.config(fdf_source=True, fdf_stride=2)).eval()
+    source, target = pair
+    fdf = model.explain(source, target, task=task).fdf
+    assert fdf.shape == (2, 2, 16, 16)
+    assert torch.equal(fdf, model.attribute_embedder(target, source)[1])
+    assert not torch.allclose(fdf, model.explain(source.flip(0), target, task=task).fdf)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_half_size_is_the_same_but_for_the_attribute_embedder_on_half_the_picture(task, pair):
+    torch.manual_seed(0)
+    model = UniFace(tiny.config(**SAMPLE | {"synthesis": "none"})).eval()
+    source, target = pair
+    whole = model.parts(source, target, task=task)
+    model.half_size = True
+    half = model.parts(source, target, task=task)
+    assert half.image.shape == (2, 3, 16, 16)
+    assert torch.equal(half.fdf, whole.fdf) and torch.equal(half.z_t, whole.z_t)
+    f_s, _ = model.identity_embedder(torch.nn.functional.avg_pool2d(source, 2))
+    assert torch.allclose(half.f_bar_s, model.attribute_transfer(f_s, whole.fdf), atol=1e-5)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_attribute_maps_start_at_nothing_and_are_painted_on_what_is_warped(task, pair):
+    torch.manual_seed(0)
+    model = UniFace(tiny.config(**SAMPLE | {"attribute_maps": 3, "fdf_stride": 2, "synthesis": "none"})).eval()
+    assert set(model.attribute_maps) == {"4", "2"}  # F and the skips at the FDF's size and below
+    source, target = pair
+    before = model.parts(source, target, task=task)
+    assert before.fdf.shape == (2, 2, 16, 16)
+    f_s, _ = model.identity_embedder(source)
+    assert torch.allclose(before.f_bar_s, model.attribute_transfer(f_s, before.fdf), atol=1e-5)
+    torch.nn.init.normal_(model.attribute_maps["4"].conv.weight)
+    after = model.parts(source, target, task=task)
+    assert torch.equal(after.fdf, before.fdf) and not torch.allclose(after.f_bar_s, before.f_bar_s)
+
+
 @pytest.fixture
 def model():
     torch.manual_seed(0)

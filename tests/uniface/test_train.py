@@ -3,12 +3,14 @@
 import dataclasses
 
 import pytest
+import tiny
 import torch
 import torch.nn.functional as F
 from small_trainer import CONFIG, SIZE, WEIGHTS, Critic, Small, assert_equal_states, batches, trainer
 
 from uniface import train as loop
 from uniface.config import LossWeights
+from uniface.model import UniFace
 from uniface.objective import LossNets
 
 
@@ -109,6 +111,70 @@ def test_driver_replaces_the_target_for_the_attribute_embedder():
     driven = mine.generate(batch | {"driver": batch["target"].flip(3)})
     assert not torch.equal(driven, mine.generate(batch))
     assert torch.equal(mine.generate(batch | {"driver": batch["target"]}), mine.generate(batch))
+
+
+def test_foreign_drivers_are_the_next_person_as_the_averaged_weights_paint_it():
+    config = dataclasses.replace(CONFIG, foreign_drivers=0.5, foreign_from=2)
+    mine, seen = trainer(config, "reenactment"), []
+    mine.model.attribute_embedder.register_forward_pre_hook(lambda net, inputs: seen.append(inputs[0]))
+    stream = batches()
+    for step in range(3):
+        batch = next(stream) | {"driver": torch.full((4, 3, SIZE, SIZE), 0.5)}
+        with torch.no_grad():
+            next_person = batch["source"][[1, 2]]
+            made = mine.average(next_person, batch["driver"][:2], task="reenactment").clamp(-1, 1)
+        mine.train_step(batch)
+        assert torch.equal(seen[-1][2:], batch["driver"][2:])
+        assert torch.equal(seen[-1][:2], made if step == 2 else batch["driver"][:2])
+
+
+def test_the_cycle_swaps_the_generated_image_back_to_the_target():
+    weights = LossWeights(**dict.fromkeys(dataclasses.asdict(WEIGHTS), 0.0) | {"cycle": 2.0})
+    mine = trainer(dataclasses.replace(CONFIG, weights=weights))
+    batch = next(batches()) | {"partner": torch.rand(4, 3, SIZE, SIZE)}
+    fake = mine.generate(batch).detach().clamp(-1, 1)
+    back = mine.generate({"source": batch["partner"], "target": fake})
+    expected = mine.objective.cycle(batch, back)
+    expected.backward()
+    wanted = {name: 2.0 * p.grad.clone() for name, p in mine.model.named_parameters()}
+    for p in mine.model.parameters():
+        p.grad = None
+    seen = {}
+    mine._update = lambda optimiser, values: seen.update({n: p.grad.clone() for n, p in mine.model.named_parameters()})
+    values = mine.generator_step([batch])
+    assert values["cycle"].item() == pytest.approx(expected.item())
+    for name, gradient in wanted.items():  # none through the generated image
+        torch.testing.assert_close(seen[name], gradient)
+
+
+def test_half_of_the_size_until_told():
+    """Losses and the update are those of a model of halved pictures; the foreign drivers and the preview are whole."""
+    config = dataclasses.replace(
+        CONFIG,
+        half_until=1,
+        foreign_drivers=0.5,
+        weights=LossWeights(**dict.fromkeys(dataclasses.asdict(WEIGHTS), 0.0) | {"reconstruction": 1.0}),
+    )
+    torch.manual_seed(0)
+    small = {"feature_stride": 4, "synthesis": "none", "skip_strides": (), "attribute_norm": "group"}
+    mine = loop.Trainer("reenactment", UniFace(tiny.config(**small)), Critic(), LossNets(), config)
+    source, target = tiny.images(2, seed=1), tiny.images(2, seed=2)
+    for step in range(2):
+        seen = []
+        objective = mine.objective
+        mine.objective = lambda batch, fake, seen=seen, call=objective: seen.append((batch, fake)) or call(batch, fake)
+        mine.train_step({"source": source, "target": target})
+        ((batch, fake),) = seen
+        assert fake.shape == batch["target"].shape == (2, 3, *[(16, 32)[step]] * 2)
+        assert mine.preview({"source": source, "target": target}).shape == (2, 3, 32, 32)
+        mine.objective = objective
+
+
+def test_the_discriminator_waits_for_the_whole_size():
+    with pytest.raises(ValueError, match="wait for half_until"):
+        dataclasses.replace(CONFIG, half_until=4, adversarial_from=3)
+    with pytest.raises(ValueError, match="whole size never comes"):
+        dataclasses.replace(CONFIG, half_until=10, adversarial_from=0)
 
 
 def test_data_that_ends_is_an_error():

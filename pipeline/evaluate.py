@@ -17,6 +17,7 @@ import numpy as np
 from pipeline.common.bucket import disk
 from pipeline.common.files import atomic_write, weights_digest, write_json
 from pipeline.common.places import Places, main
+from pipeline.scoring.decoys import decoys, looks_right
 from pipeline.scoring.held_out import Pairs, clip_pairs, exact, others, portrait_pairs
 from pipeline.scoring.paper import write_comparison
 from pipeline.sections import Params
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
 
 EXAMS = ("reconstruction", "reenactment", "swapping")  # names of sections of metrics.json, in their order
 BLUR = 1 / 64  # sigma of the blurred baselines, of the image's side: 1 pixel at 64
-HEADLINES = ("psnr", "csim", "csim_target", "ape")
+TRUTH_BLUR = 2.5 / 64  # of the truth as a baseline: what a smear of the right person would get
+HEADLINES = ("psnr", "above_mean_frame", "right_face", "right_expression", "right_pose", "csim", "csim_target", "ape")
 CHECK_MARGIN, CHECK_SHARE = 0.5, 0.95  # what the judge must see in exact swaps, to be believed about others
 
 
@@ -66,7 +68,8 @@ def examine(models: Mapping[Task, Path], out: Path, params: Params, places: Plac
         if exam == "reconstruction":
             chosen = replace(chosen, truth=chosen.target)
         elif (params.pairs if task == "swapping" else params.download).source == "sample":
-            chosen = replace(chosen, truth=exact(task, jobs, params, places.work))
+            answers, wrong = exact(task, jobs, params, places.work), decoys(task, jobs, params, places.work)
+            chosen = replace(chosen, truth=answers, decoys=wrong)
         run = runner(nets[task], task, settings.batch_size)
         numbers, baselines, controls, made = measure(exam, run, chosen, scorer)
         report[exam], report["baselines"][exam], report["controls"][exam] = numbers, baselines, controls
@@ -123,12 +126,18 @@ def measure(exam: str, run: Run, pairs: Pairs, scorer: "Scorer") -> tuple[dict, 
     print(f"evaluate: {exam}, {len(pairs)} pairs", flush=True)
     source, target = scorer.know(pairs.source), scorer.know(pairs.target)
     real = torch.cat([source.pooled, target.pooled])
+    mean_frame = None
+    if pairs.truth is not None and pairs.mean_frame is not None:
+        mean_frame = scorer.compare(pairs.mean_frame, pairs.truth)["psnr"]
 
     def row(pictures: np.ndarray) -> tuple["Row", dict[str, float]]:
         found = scorer.know(pictures)
         values = scorer.judged(found, source, target, pairs)
         if pairs.truth is not None:
-            values = scorer.compare(pictures, pairs.truth, pairs.target if exam == "swapping" else None) | values
+            compared = scorer.compare(pictures, pairs.truth, pairs.target if exam == "swapping" else None)
+            if mean_frame is not None:
+                compared["above_mean_frame"] = compared["psnr"] - mean_frame
+            values = compared | looks_right(pictures, pairs) | values
         return values, means(values) | {scorer.frechet: round(frechet(found.pooled, real), 5)}
 
     made = {"right": run(pairs.source, pairs.target)}
@@ -139,6 +148,7 @@ def measure(exam: str, run: Run, pairs: Pairs, scorer: "Scorer") -> tuple[dict, 
     controls: dict = {}
     if pairs.truth is not None:
         answers, baselines["exact_truth"] = row(pairs.truth)
+        baselines["blurred_truth"] = row(_blurred(pairs.truth, TRUTH_BLUR))[1]
         if exam == "swapping":
             controls["judge_check"] = _judge_check(answers)
         else:  # the right pose on the right person: what the driver's own look costs is missing here
@@ -162,18 +172,20 @@ def measure(exam: str, run: Run, pairs: Pairs, scorer: "Scorer") -> tuple[dict, 
     return numbers, baselines, controls, made
 
 
-def _trivial(exam: str, pairs: Pairs) -> dict[str, np.ndarray]:
-    """What needs no model: the inputs themselves, blurred, and the mean frame of the source's video."""
+def _blurred(pictures: np.ndarray, sigma: float) -> np.ndarray:
+    """Blurred by a Gaussian whose sigma is this share of the side."""
     from uniface.images import to_tensor, to_uint8
     from uniface.metrics import blurred
 
-    def blur(pictures: np.ndarray) -> np.ndarray:
-        sigma = BLUR * pictures.shape[1]
-        return np.stack([to_uint8(blurred(to_tensor(picture)[None], sigma))[0] for picture in pictures])
+    pixels = sigma * pictures.shape[1]
+    return np.stack([to_uint8(blurred(to_tensor(picture)[None], pixels))[0] for picture in pictures])
 
-    found = {"copy_source": pairs.source, "blurred_source": blur(pairs.source)}
+
+def _trivial(exam: str, pairs: Pairs) -> dict[str, np.ndarray]:
+    """What needs no model: the inputs themselves, blurred, and the mean frame of the source's video."""
+    found = {"copy_source": pairs.source, "blurred_source": _blurred(pairs.source, BLUR)}
     if exam != "reconstruction":  # whose target is the answer
-        found |= {"copy_target": pairs.target, "blurred_target": blur(pairs.target)}
+        found |= {"copy_target": pairs.target, "blurred_target": _blurred(pairs.target, BLUR)}
     if pairs.mean_frame is not None:
         found["mean_frame"] = pairs.mean_frame
     return found
@@ -208,9 +220,6 @@ def _right_beats_wrong(right: "Row", wrong: "Row") -> dict[str, float]:
 def headlines(report: Mapping[str, dict]) -> dict[str, dict[str, float]]:
     """The few numbers of `dvc metrics show`: exam -> metric -> number; what was not measured is left out."""
     found = {exam: {name: report[exam][name] for name in HEADLINES if name in report[exam]} for exam in EXAMS}
-    mean_frame = report["baselines"]["reenactment"].get("mean_frame", {})
-    if {"psnr"} <= mean_frame.keys() & report["reenactment"].keys():
-        found["reenactment"]["above_mean_frame"] = round(report["reenactment"]["psnr"] - mean_frame["psnr"], 5)
     if wrong := report["controls"]["swapping"].get("wrong_source"):
         found["swapping"] |= {name: wrong[name] for name in ("right_beats_wrong",) if name in wrong}
     return found

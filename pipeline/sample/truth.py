@@ -10,16 +10,28 @@ What belongs to whom (`source` gives the identity, `target` the attributes):
 | attributes: pose, expression, gaze, place and size in the picture | target | target |
 
 The answers carry no camera noise and no compression, so even a perfect model differs from them by what its input had.
+
+Decoys are answers with one thing wrong: another test person's face, another frame's expression or pose. Who looks right
+is nearer to the right one than to these (`pipeline.scoring.decoys`).
 """
+
+from collections.abc import Callable
+from dataclasses import replace
 
 import cv2
 import numpy as np
 
+from pipeline.sample.drawing.identity import Attributes, Face
 from pipeline.sample.drawing.render import Renderer
 from pipeline.sample.world import World
 from uniface.images import resize
 
 MARGIN = 24  # pixels drawn around a crop, so that what its edge cuts through looks as in the whole frame
+
+DECOYS = 4  # of a kind for each pair
+DECOY = 4  # kind of object, for their generators, beside those of `world`
+POSE = ("yaw", "pitch", "roll")
+EXPRESSION = ("mouth", "smile", "blink", "gaze_x", "gaze_y", "brow", "pucker")
 
 FrameRef = tuple[str, int, tuple[float, float, float, float]]
 """(video_id, frame, box): a crop. box is (left, top, right, bottom) in pixels of the video, cut as whole pixels."""
@@ -32,17 +44,8 @@ def reenacted(world: World, source: FrameRef, target: FrameRef, image_size: int)
     the source's box cuts it, stretched to the target's box. Attributes are the target frame's, and the head rests where
     the target's does in its crop and has its size there. reenacted(x, x) is the crop x itself.
     """
-    video, driver = world.video(source[0]), world.video(target[0])
-    left, top, right, bottom = _whole(target[2])
-    size = bottom - top, right - left
-    *_, attributes, unit, centre = driver.at(target[1])
-    behind = _cut(video.background(), source[2])
-    # the shot's own centre, as the video was drawn: layers are laid out from it
-    placed = centre[0] - left + MARGIN, centre[1] - top + MARGIN
-    around = np.pad(_stretch(behind, size), ((MARGIN, MARGIN), (MARGIN, MARGIN), (0, 0)), mode="edge")
-    renderer = Renderer(video.face, video.look, video.scene, around.shape[:2], unit, placed, around)
-    frame = renderer.frame(attributes)[0][MARGIN:-MARGIN, MARGIN:-MARGIN]
-    return resize(frame, (image_size, image_size))
+    *_, attributes, _, _ = world.video(target[0]).at(target[1])
+    return _reenactment(world, source, target, image_size)(world.video(source[0]).face)(attributes)
 
 
 def swapped(world: World, source_image_id: str, target_image_id: str, image_size: int) -> np.ndarray:
@@ -50,9 +53,84 @@ def swapped(world: World, source_image_id: str, target_image_id: str, image_size
 
     Look (skin tone, hair, clothes), scene and attributes stay the target's. swapped(x, x) is the portrait x itself.
     """
-    face, target = world.portrait(source_image_id).face, world.portrait(target_image_id)
-    renderer = Renderer(face, target.look, target.scene, (target.size, target.size))
-    return resize(renderer.frame(target.attributes)[0], (image_size, image_size))
+    return _swap(world, target_image_id, image_size)(world.portrait(source_image_id).face)
+
+
+def reenacted_decoys(world: World, source: FrameRef, target: FrameRef, image_size: int, draw: int) -> np.ndarray:
+    """Wrong answers, (3, DECOYS, image_size, image_size, 3) uint8 RGB: with other test persons' faces; with other
+    frames' expressions; with other frames' yaw, pitch and roll.
+
+    The other frames are test videos' too. The same world and number `draw` choose the same ones.
+    """
+    rng = np.random.default_rng([world.seed, DECOY, draw])
+    of_face, face = _reenactment(world, source, target, image_size), world.video(source[0]).face
+    *_, attributes, _, _ = world.video(target[0]).at(target[1])
+    videos = [video for video in world.videos if video.split == "test"]
+    faces = _others(rng, face, [video.face for video in videos])
+    drawn = of_face(face)
+    wrong = [[of_face(other)(attributes) for other in faces]]
+    for names in (EXPRESSION, POSE):
+        found = []
+        for video in (videos[i] for i in rng.integers(len(videos), size=DECOYS)):
+            *_, other, _, _ = video.at(int(rng.integers(video.frames)))
+            found.append(drawn(replace(attributes, **{name: getattr(other, name) for name in names})))
+        wrong.append(found)
+    return np.array(wrong)
+
+
+def swapped_decoys(world: World, source_image_id: str, target_image_id: str, image_size: int, draw: int) -> np.ndarray:
+    """Wrong answers, (1, DECOYS, image_size, image_size, 3) uint8 RGB: with other test identities' faces.
+
+    The same world and number `draw` choose the same ones.
+    """
+    rng = np.random.default_rng([world.seed, DECOY, draw])
+    faces = {portrait.identity: portrait.face for portrait in world.portraits if portrait.split == "test"}
+    of_face = _swap(world, target_image_id, image_size)
+    others = _others(rng, world.portrait(source_image_id).face, list(faces.values()))
+    return np.array([[of_face(other) for other in others]])
+
+
+def _others(rng: np.random.Generator, face: Face, faces: list[Face]) -> list[Face]:
+    """DECOYS of the faces that are not `face`, each once as long as there are enough."""
+    strangers = [other for other in faces if other != face]
+    chosen = rng.choice(len(strangers), DECOYS, replace=len(strangers) < DECOYS)
+    return [strangers[i] for i in chosen]
+
+
+def _reenactment(
+    world: World, source: FrameRef, target: FrameRef, image_size: int
+) -> Callable[[Face], Callable[[Attributes], np.ndarray]]:
+    """Face -> attributes -> the picture as `reenacted` describes it."""
+    video, driver = world.video(source[0]), world.video(target[0])
+    left, top, right, bottom = _whole(target[2])
+    size = bottom - top, right - left
+    *_, unit, centre = driver.at(target[1])
+    behind = _cut(video.background(), source[2])
+    # the shot's own centre, as the video was drawn: layers are laid out from it
+    placed = centre[0] - left + MARGIN, centre[1] - top + MARGIN
+    around = np.pad(_stretch(behind, size), ((MARGIN, MARGIN), (MARGIN, MARGIN), (0, 0)), mode="edge")
+
+    def of_face(face: Face) -> Callable[[Attributes], np.ndarray]:
+        renderer = Renderer(face, video.look, video.scene, around.shape[:2], unit, placed, around)
+
+        def drawn(attributes: Attributes) -> np.ndarray:
+            frame = renderer.frame(attributes)[0][MARGIN:-MARGIN, MARGIN:-MARGIN]
+            return resize(frame, (image_size, image_size))
+
+        return drawn
+
+    return of_face
+
+
+def _swap(world: World, target_image_id: str, image_size: int) -> Callable[[Face], np.ndarray]:
+    """Face -> the picture as `swapped` describes it."""
+    target = world.portrait(target_image_id)
+
+    def of_face(face: Face) -> np.ndarray:
+        renderer = Renderer(face, target.look, target.scene, (target.size, target.size))
+        return resize(renderer.frame(target.attributes)[0], (image_size, image_size))
+
+    return of_face
 
 
 def _whole(box: tuple[float, float, float, float]) -> tuple[int, int, int, int]:

@@ -5,9 +5,9 @@ Which pairs these are follows from the seed and the data alone.
 
 import multiprocessing
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,6 +33,7 @@ class Pairs:
     source_key: tuple[str, ...]  # of the picture itself: equal keys are one picture
     mean_frame: np.ndarray | None = None  # of the source's video
     truth: np.ndarray | None = None
+    decoys: Mapping[str, np.ndarray] = field(default_factory=dict)  # metric -> (M, K, H, W, 3) for the first M pairs
 
     def __len__(self) -> int:
         return len(self.source)
@@ -130,25 +131,31 @@ def _make_world(sample: "SampleParams", seed: int) -> None:
 def _render(job: tuple) -> np.ndarray:
     from pipeline.sample import truth
 
-    task, source, target, size = job
-    return (truth.swapped if task == "swapping" else truth.reenacted)(_world, source, target, size)
+    function, *arguments = job
+    return getattr(truth, function)(_world, *arguments)
 
 
 def exact(task: str, jobs: list[tuple], params: "Params", work: Path) -> np.ndarray:
-    """The exact answers, rendered by all cores: uint8 (N, H, W, 3). Kept in `work`/evaluate for the next time."""
+    """The exact answers: uint8 (N, H, W, 3)."""
+    wanted = [(source, target, params.image_size) for source, target in jobs]
+    return rendered("swapped" if task == "swapping" else "reenacted", wanted, params, work)
+
+
+def rendered(function: str, jobs: list[tuple], params: "Params", work: Path) -> np.ndarray:
+    """What a function of `pipeline.sample.truth` draws for each job (its arguments but the world), stacked; by all
+    cores. Kept in `work`/evaluate for the next time."""
     from tqdm import tqdm
 
-    name = digest(task, jobs, params.sample, params.seed, params.image_size, code("pipeline.sample.truth"))
+    name = digest(function, jobs, params.sample, params.seed, code("pipeline.sample.truth"))
     kept = work / "evaluate" / f"{name}.npy"
     if kept.is_file():
         return np.load(kept)
-    wanted = [(task, source, target, params.image_size) for source, target in jobs]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
+    what = function.replace("_", " ")
     with ProcessPoolExecutor(cores, context, _make_world, (params.sample, params.seed)) as pool:
-        images = list(
-            tqdm(pool.map(_render, wanted, chunksize=4), f"exact {task}", len(wanted), unit="image", disable=None)
-        )
+        drawn = pool.map(_render, [(function, *job) for job in jobs], chunksize=4)
+        images = np.stack(list(tqdm(drawn, what, len(jobs), unit="pair", disable=None)))
     with atomic_write(kept) as part:
-        np.save(part, np.stack(images))
-    return np.stack(images)
+        np.save(part, images)
+    return images

@@ -27,7 +27,13 @@ DEFINITIONS = {
     "psnr": "dB to the exact result, 8-bit RGB, mean over pairs; at most 80",
     "ssim": "to the exact result, 11 x 11 Gaussian of sigma 1.5, mean over RGB (torchmetrics)",
     "psnr_face": "dB to the exact swap where it differs from the target by more than 2 %",
-    "csim": "cosine of the judge's embeddings of output and source, both aligned by five landmarks; 0 without a face",
+    "above_mean_frame": "psnr above that of the mean frame of the source's video",
+    "right_face": "share of outputs whose squared error to the exact result is less than to each of four with another "
+    "test person's face and all else equal (of 120 pairs); chance is .20",
+    "right_expression": "the same beside four with another frame's mouth, smile, blink, gaze, brows and pucker",
+    "right_pose": "the same beside four with another frame's yaw, pitch and roll",
+    "csim": "cosine of the judge's embeddings of output and source, both aligned by five landmarks; 0 without a face. "
+    "A network can be pleased without a face: what raises it and not right_face is no better, and is refused",
     "csim_target": "the same with the target: low is good in swapping",
     "csim_loss_recogniser": "csim by the network that trained the model: it flatters",
     "id_retrieval": "share of outputs whose closest source, of all in the test pairs, shows the right person",

@@ -1,0 +1,45 @@
+"""Does it look right? The share of outputs nearer to the right answer than to answers with one thing wrong.
+
+A recogniser can be pleased without a face: trained against one, a smear is judged ever more alike while nobody sees
+the person in it. Decoys are exact answers but for the face, the expression or the pose (`pipeline.sample.truth`), so
+only a picture that shows the right one is nearest to it. Only the sample world can draw them.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pipeline.scoring.held_out import Pairs, rendered
+from pipeline.sections import Params
+from uniface.config import Task
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+PAIRS = 120  # with decoys, of those evaluated: a share is sure to some .09
+METRICS = {"reenactment": ("right_face", "right_expression", "right_pose"), "swapping": ("right_face",)}
+
+
+def decoys(task: Task, jobs: list[tuple], params: Params, work: Path) -> dict[str, np.ndarray]:
+    """Metric -> wrong answers uint8 (M, K, H, W, 3) for the first pairs; `jobs` as `held_out.exact` takes them."""
+    function = "swapped_decoys" if task == "swapping" else "reenacted_decoys"
+    wanted = [(*job, params.image_size, number) for number, job in enumerate(jobs[:PAIRS])]
+    kinds = rendered(function, wanted, params, work).swapaxes(0, 1)  # (kinds, M, K, H, W, 3)
+    return dict(zip(METRICS[task], kinds, strict=True))
+
+
+def looks_right(pictures: np.ndarray, pairs: Pairs) -> dict[str, "Tensor"]:
+    """Metric -> 1 for each picture (N,) that is nearer to its exact answer than to every decoy, else 0; NaN without.
+
+    Nearness is the squared error over the whole picture.
+    """
+    import torch
+
+    found = {}
+    for metric, wrong in pairs.decoys.items():
+        shown, right = pictures[: len(wrong)].astype(np.float32), pairs.truth[: len(wrong)]
+        error, *errors = (np.square(shown - other).mean((1, 2, 3)) for other in (right, *wrong.swapaxes(0, 1)))
+        found[metric] = torch.full((len(pictures),), torch.nan)
+        found[metric][: len(wrong)] = torch.from_numpy(error < np.min(errors, axis=0)).float()
+    return found

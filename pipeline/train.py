@@ -12,6 +12,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
+from pipeline.common import lost
 from pipeline.common.bucket import project_id
 from pipeline.common.checkpoints import forget_missing
 from pipeline.common.cluster import connect, disconnect, in_thread, is_ours
@@ -28,7 +29,6 @@ from uniface.store import filesystem, is_url
 from uniface.use.bundle import facts
 
 MAX_FAILURES = 2  # of a worker, before training gives up
-LOSSES = 2  # of our own Ray, before training gives up
 
 
 def train_stage(task: Task, params: Params, places: Places) -> Path:
@@ -57,13 +57,13 @@ def train_stage(task: Task, params: Params, places: Places) -> Path:
 def run_on_ray(job: TrainJob, compute: ComputeParams, folder: Path, places: Places) -> dict:
     """Train on Ray, showing progress and logging curves meanwhile; the final training state.
 
-    A Ray of our own that is lost on the way is started again, `LOSSES` times. Raises RuntimeError with the worker's
-    error if it failed more than `MAX_FAILURES` times, or if Ray is gone.
+    A Ray of our own that is lost on the way is started again, `lost.TIMES` times. Raises RuntimeError with the
+    worker's error if it failed more than `MAX_FAILURES` times, or if Ray is gone.
     """
     connect(compute)  # before Ray is imported, which reads the environment then
     import ray
 
-    again = LOSSES if is_ours() else 0
+    again = lost.TIMES if is_ours() else 0
     while True:
         try:
             return fit_on_ray(job, compute, folder, places)

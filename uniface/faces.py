@@ -1,11 +1,15 @@
 """Face detection and recognition by insightface, from a local folder of ONNX files; nothing is ever downloaded here."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+# of how it calls scikit-image, once for each face: nothing that a user can mend
+warnings.filterwarnings("ignore", category=FutureWarning, module=r"insightface\b")
 
 STRIDE = 32
 """The detector's coarsest stride: frames are padded to a multiple of it."""

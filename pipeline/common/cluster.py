@@ -13,6 +13,7 @@ from concurrent.futures import Future
 from threading import Thread
 from typing import Any, TypeVar
 
+from pipeline.common import lost
 from pipeline.common.joining import join, token_mode
 from pipeline.sections import ComputeParams
 
@@ -53,6 +54,7 @@ def connect(compute: ComputeParams) -> None:
         return
     if not is_ours():
         join(os.environ["RAY_ADDRESS"])
+        lost.watch(ray.get_runtime_context().gcs_address)
         return
     cores = os.cpu_count() or 1
     # never fewer than what is asked for: workers that wait for a core that no one has would wait for ever
@@ -62,6 +64,7 @@ def connect(compute: ComputeParams) -> None:
             ray.init(
                 address="local", num_cpus=cores, include_dashboard=False, logging_level="ERROR", log_to_driver=False
             )
+            lost.watch(None)
             return
         except Exception as error:  # a busy machine misses Ray's 30 seconds, which it reports as a bare Exception
             ray.shutdown()
@@ -81,6 +84,7 @@ def disconnect() -> None:
     """Leave Ray, and end it where it is ours; `connect` then begins anew."""
     import ray
 
+    lost.leave()
     ray.shutdown()
 
 

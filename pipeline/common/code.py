@@ -20,6 +20,7 @@ NEUTRAL = (
     "pipeline.common.code",
     "pipeline.common.joining",
     "pipeline.common.files",  # how files are written and named
+    "pipeline.common.lost",
     "pipeline.common.places",
     "pipeline.common.progress",
     "pipeline.params",  # reads the values, which are DVC's parameters

@@ -100,10 +100,15 @@ def main(stage: Callable[[Params, Places], Any], name: str = "") -> None:
         with only_one_of(name or stage.__name__, places.work):
             stage(params, places)
     except (ValueError, OSError, RuntimeError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        with suppress(OSError):  # for `make repro`, to say it again below what DVC says
-            (places.work / "failed.txt").write_text(f"error: {error}\n", encoding="utf-8")
+        say_failed(error, places)
         raise SystemExit(1) from None
+
+
+def say_failed(why: object, places: Places) -> None:
+    """Say why a stage fails, and leave it where `make repro` finds it to say it again, below what DVC says."""
+    print(f"error: {why}", file=sys.stderr, flush=True)
+    with suppress(OSError):
+        (places.work / "failed.txt").write_text(f"error: {why}\n", encoding="utf-8")
 
 
 @contextmanager

@@ -8,6 +8,7 @@ four cells of 4: the likelier one of each diagonal. The coarser strides stay emp
 border of the picture.
 """
 
+import warnings
 from pathlib import Path
 
 import torch
@@ -59,6 +60,7 @@ def convert(source: Path, path: Path) -> None:
     import onnx
     import onnx2torch
 
+    warnings.filterwarnings("ignore", module=r"onnx2torch\b")  # of how it indexes tensors
     net = onnx2torch.convert(onnx.load(source)).eval().requires_grad_(False)
     with torch.no_grad():
         shapes = [tuple(maps.shape[1:]) for maps in net(torch.zeros(1, 3, 64, 96))]

@@ -46,8 +46,8 @@ class Jobs:
         # of the files as they are: the table has what `download` found, and hands may have been there since
         self._sums: dict[str, list] = {}
         for name, found in contents(places.videos, places.work / "contents" / "videos.json").items():
-            person, video, *clip = name.split("/")
-            self._sums.setdefault(f"videos/{person}/{video}", []).append([*clip, found])
+            parts = name.split("/")  # person, video and, of clips that others cropped, clip
+            self._sums.setdefault("/".join(["videos", *parts[:2]]), []).append([*parts[2:], found])
 
     def __len__(self) -> int:
         return len(self._rows)

@@ -82,6 +82,24 @@ def until_safe(process: subprocess.Popen, log: Path, step: int) -> None:
         time.sleep(0.2)
 
 
+@pytest.mark.slow
+def test_ray_that_is_killed_is_started_again_by_the_same_command(project, repro):
+    """Ray's own code ends a driver that has lost its servers; the command is there before, and goes on."""
+    process, log = repro()
+    until_safe(process, log, 0)
+    below(process, r"\S+/gcs_server ").kill()
+    at = resumed(process, log)
+    assert at >= EVERY
+    until_safe(process, log, at)
+    below(process, r"\S+/raylet ").kill()
+    assert process.wait(900) == 0, log.read_text()[-3000:]
+    said = log.read_text()
+    assert said.count("warning: Ray was lost, beginning again from what is done") == 2
+    _, second = map(int, re.findall(r"resuming at step (\d+) of", said))
+    assert second >= at + EVERY
+    assert (project / "models/reenactment.safetensors").is_file()
+
+
 @pytest.mark.road
 def test_kill_9_in_mid_training_costs_nothing(project, repro):
     """Whoever is killed, it goes on from a checkpoint; the model equals, to the bit, the one nothing disturbed."""

@@ -528,6 +528,7 @@ def test_a_second_run_makes_nothing_again_and_a_new_video_costs_only_itself(tmp_
     after = contents(data / "clips")
     assert made == ["b"] and after["train-00000.parquet"] != before["train-00000.parquet"]
     assert after["test-00000.parquet"] == before["test-00000.parquet"]
+    (data / "videos" / ".DS_Store").write_bytes(b"a folder that somebody looked into")
     run_stage(data, tmp_path, clips_per_shard=2)
     assert made == ["b"] and "train-00003.parquet" in contents(data / "clips")
     run_stage(data, tmp_path, crf=30)

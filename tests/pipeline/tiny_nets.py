@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from pipeline.common.files import sha256, write_json
+from pipeline.nets import onnx_files
 
 NAMES = ("yaw", "pitch", "roll", "tx", "mouth", "blink")
 R2 = {"yaw": 0.95, "pitch": 0.9, "roll": 0.9, "tx": 0.9, "mouth": 0.7, "blink": 0.3}  # blink is not to be believed
@@ -74,19 +75,8 @@ def write_nets(folder: Path) -> Path:
         image = torch.zeros(1, 3, size, size)
         net.eval()(image)  # sizes the lazy layer
         axes = {0: "b"} if role != "perceptual" else {0: "b", 2: "h", 3: "w"}
-        free = {name: axes for name in ("input", *outputs)}
-        if role == "detector":
-            free = {"input": {2: "h", 3: "w"}}
-        torch.onnx.export(
-            net,
-            image,
-            str(folder / file),
-            dynamo=False,
-            opset_version=13,
-            input_names=["input"],
-            output_names=outputs,
-            dynamic_axes=free,
-        )
+        free = {2: "h", 3: "w"} if role == "detector" else axes
+        onnx_files.write(net, image, folder / file, outputs, free)
         if role == "regressor":
             model = onnx.load(folder / file)
             entry = model.metadata_props.add()

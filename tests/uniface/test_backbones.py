@@ -36,16 +36,18 @@ def _export(net, path, size, outputs, names=None, any_size=False):
 
     torch.manual_seed(0)
     axes = {0: "b", 2: "h", 3: "w"} if any_size else {0: "b"}
-    torch.onnx.export(
-        net.eval(),
-        torch.rand(1, 3, size, size),
-        str(path),
-        dynamo=False,
-        opset_version=13,
-        input_names=["input"],
-        output_names=outputs,
-        dynamic_axes={"input": axes} | {name: axes if any_size else {0: "b"} for name in outputs},
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            net.eval(),
+            torch.rand(1, 3, size, size),
+            str(path),
+            dynamo=False,
+            opset_version=13,
+            input_names=["input"],
+            output_names=outputs,
+            dynamic_axes={"input": axes} | {name: axes if any_size else {0: "b"} for name in outputs},
+        )
     if names:
         model = onnx.load(path)
         entry = model.metadata_props.add()

@@ -9,6 +9,7 @@ Some 75 minutes on one core, half of that with two processes (`--nets`) that sha
 import argparse
 import json
 import time
+import warnings
 from collections.abc import Iterable
 from functools import cached_property, partial
 from pathlib import Path
@@ -171,7 +172,8 @@ def export(net: nn.Module, example: Tensor, path: Path, outputs: list[str], meta
     if len(outputs) == 9:  # insightface's detector: one image at a time
         axes = {2: "height", 3: "width"}
     dynamic = {"images": axes} | ({name: {0: "batch"} for name in outputs} if len(outputs) < 9 else {})
-    with atomic_write(path) as temporary:
+    with atomic_write(path) as temporary, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # shapes that depend on the net alone become constants, as they should
         torch.onnx.export(
             net.eval(), (example,), str(temporary), input_names=["images"], output_names=outputs,
             dynamic_axes=dynamic, opset_version=13, dynamo=False,

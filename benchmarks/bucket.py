@@ -23,7 +23,7 @@ CLIPS, FRAMES, SIZES = 64, 125, (256, 64)
 
 
 def serve(port: int) -> subprocess.Popen:
-    """An S3 server with a bucket `b`, to which the environment leads."""
+    """An S3 server with a bucket `bucket`, to which the environment leads."""
     import boto3
 
     keys = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_DEFAULT_REGION": "us-east-1"}
@@ -36,7 +36,7 @@ def serve(port: int) -> subprocess.Popen:
             break
         except OSError:
             time.sleep(0.5)
-    boto3.client("s3").create_bucket(Bucket="b")
+    boto3.client("s3").create_bucket(Bucket="bucket")
     return process
 
 
@@ -52,7 +52,7 @@ def compare(size: int) -> dict:
         for folder in (here, there):
             folder.mkdir()
             write_clips(folder, video, FRAMES, CLIPS)
-        offload(there, f"s3://b/{size}", "train-*.parquet")
+        offload(there, f"s3://bucket/{size}", "train-*.parquet")
         disk = Disk(str(Path(name, "cache")), 1 << 30)
         far = ClipDataset(there, "train", 0, disk)
         began = time.perf_counter()

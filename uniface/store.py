@@ -68,7 +68,9 @@ def _s3(url: str) -> "FileSystem":
     protocol, _, host = endpoint.rpartition("://")
     own = {"endpoint_override": host, "scheme": protocol or "https"} if host else {}
     region = fs.FileSystem.from_uri(url)[0].region  # asks S3 where the bucket lies, unless the environment says it
-    return Patient(region=region, retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=TRIES), **own)
+    retry = fs.AwsStandardS3RetryStrategy(max_attempts=TRIES)
+    # delayed: a small file is one request, not the three of a multipart upload
+    return Patient(region=region, retry_strategy=retry, allow_delayed_open=True, **own)
 
 
 def _first_line(error: Exception) -> str:

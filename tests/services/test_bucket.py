@@ -21,7 +21,7 @@ AWAY = 60  # seconds
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    """The process of an S3 server with a bucket `b`; the environment leads there."""
+    """The process of an S3 server with a bucket `bucket`; the environment leads there."""
     need("moto", "boto3")
     import boto3
     from moto.server import ThreadedMotoServer  # noqa: F401  its dependencies are there too
@@ -36,7 +36,7 @@ def server(tmp_path_factory):
             patch.setenv(name, value)
         store.filesystem.cache_clear()
         _until_answers(process, port)
-        boto3.client("s3").create_bucket(Bucket="b")
+        boto3.client("s3").create_bucket(Bucket="bucket")
         yield process
     process.kill()
     process.wait()
@@ -68,18 +68,18 @@ def _until_answers(process: subprocess.Popen, port: int) -> None:
 def test_files_come_back_whole_and_in_parts(server, tmp_path):
     content = os.urandom(3 << 20)
     (tmp_path / "shard.bin").write_bytes(content)
-    row = bucket.put(tmp_path / "shard.bin", "s3://b/p/clips")
+    row = bucket.put(tmp_path / "shard.bin", "s3://bucket/p/clips")
     assert store.read(row["url"]) == content and store.read(row["url"], 100, 50) == content[100:150]
-    assert store.size(row["url"]) == len(content) and store.size("s3://b/p/nothing") is None
+    assert store.size(row["url"]) == len(content) and store.size("s3://bucket/p/nothing") is None
     store.fetch(row["url"], tmp_path / "copy")
     assert (tmp_path / "copy").read_bytes() == content
-    with pytest.raises(StoreError, match="s3://b/p/nothing is not there"):
-        store.read("s3://b/p/nothing")
+    with pytest.raises(StoreError, match="s3://bucket/p/nothing is not there"):
+        store.read("s3://bucket/p/nothing")
 
 
 def test_a_network_may_lie_in_the_bucket(server, tmp_path):
     (tmp_path / "net.onnx").write_bytes(b"a network")
-    row = bucket.put(tmp_path / "net.onnx", "s3://b/nets")
+    row = bucket.put(tmp_path / "net.onnx", "s3://bucket/nets")
     assert download(row["url"], row["sha256"], tmp_path / "downloads").read_bytes() == b"a network"
     with pytest.raises(ValueError, match="is not what was expected"):
         download(row["url"], "0" * 64, tmp_path / "downloads")
@@ -97,22 +97,22 @@ def test_a_wrong_bucket_or_key_is_one_sentence_at_once(server, monkeypatch):
     requests.post(f"{os.environ['AWS_ENDPOINT_URL']}/moto-api/reset-auth", data=b"0", timeout=60)  # keys count from now
     try:
         with pytest.raises(StoreError, match="the store refuses these credentials") as caught:
-            bucket.check("s3://b/p")
+            bucket.check("s3://bucket/p")
         assert "\n" not in str(caught.value)
     finally:
         requests.post(f"{os.environ['AWS_ENDPOINT_URL']}/moto-api/reset-auth", data=b"inf", timeout=60)
-    boto3.client("s3").head_bucket(Bucket="b")
+    boto3.client("s3").head_bucket(Bucket="bucket")
     assert time.monotonic() - began < 60
 
 
 def test_a_store_that_goes_away_for_a_minute_loses_nothing(server, tmp_path):
     (tmp_path / "shard.bin").write_bytes(os.urandom(1 << 20))
-    row = bucket.put(tmp_path / "shard.bin", "s3://b/away")
+    row = bucket.put(tmp_path / "shard.bin", "s3://bucket/away")
     server.send_signal(signal.SIGSTOP)
     threading.Timer(AWAY, server.send_signal, [signal.SIGCONT]).start()
     began = time.monotonic()
     (tmp_path / "second.bin").write_bytes(b"written meanwhile")
-    second = bucket.put(tmp_path / "second.bin", "s3://b/away")
+    second = bucket.put(tmp_path / "second.bin", "s3://bucket/away")
     assert time.monotonic() - began >= AWAY - 5
     assert store.read(row["url"]) == (tmp_path / "shard.bin").read_bytes()
     assert store.read(second["url"]) == b"written meanwhile"
@@ -133,7 +133,7 @@ def test_dvc_keeps_the_small_index_and_whole_folders_there(server, tmp_path):
     for name in ("index.parquet", "shards.parquet"):
         (tmp_path / "data" / name).write_bytes(os.urandom(1000))
     before = {path.name: path.read_bytes() for path in (tmp_path / "data").iterdir()}
-    run(*dvc, "remote", "add", "--default", "store", "s3://b/dvc")
+    run(*dvc, "remote", "add", "--default", "store", "s3://bucket/dvc")
     run(*dvc, "remote", "modify", "store", "endpointurl", os.environ["AWS_ENDPOINT_URL"])
     run(*dvc, "add", "--quiet", "data")
     run(*dvc, "push", "--quiet")

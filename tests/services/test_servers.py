@@ -66,7 +66,7 @@ def postgres(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def bucket(tmp_path_factory):
-    """The keys and endpoint of an S3 server with a bucket `b`."""
+    """The keys and endpoint of an S3 server with a bucket `bucket`."""
     need("moto", "boto3")
     import boto3
 
@@ -78,7 +78,7 @@ def bucket(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         for name, value in keys.items():
             patch.setenv(name, value)
-        boto3.client("s3").create_bucket(Bucket="b")
+        boto3.client("s3").create_bucket(Bucket="bucket")
         yield keys
     process.kill()
     process.wait()
@@ -90,7 +90,12 @@ def test_mlflow_keeps_its_runs_in_postgres_and_its_artifacts_in_the_bucket(postg
 
     port = free_port()
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--backend-store-uri", f"postgresql://u@{postgres}/mlflow", "--artifacts-destination", "s3://b/mlflow"]
+    command += [
+        "--backend-store-uri",
+        f"postgresql://u@{postgres}/mlflow",
+        "--artifacts-destination",
+        "s3://bucket/mlflow",
+    ]
     server = subprocess.Popen(
         [*command, "--workers", "1"], cwd=tmp_path, env=environment(tmp_path, **bucket), start_new_session=True
     )
@@ -114,7 +119,7 @@ def test_mlflow_keeps_its_runs_in_postgres_and_its_artifacts_in_the_bucket(postg
             timeout=600,
         )
         assert done.returncode == 0, done.stderr
-        found = boto3.client("s3").list_objects_v2(Bucket="b", Prefix="mlflow/")["Contents"]
+        found = boto3.client("s3").list_objects_v2(Bucket="bucket", Prefix="mlflow/")["Contents"]
         assert [one for one in found if one["Key"].endswith("weights.txt")]
         host, _, number = postgres.partition(":")
         connection = psycopg2.connect(host=host, port=number, user="u", dbname="mlflow")

@@ -21,7 +21,7 @@ from uniface.model import UniFace, read_metadata
 from uniface.tables import ELSEWHERE, read_table
 
 pytestmark = pytest.mark.slow
-DATA = "s3://b/project"
+DATA = "s3://bucket/project"
 CLUSTER = {"RAY_ADDRESS": HEAD, "UNIFACE_DATA": DATA, "UNIFACE_CACHE": "/tmp/cache", "UNIFACE_CACHE_GB": "1"}
 STEPS, EVERY = 60, 10
 
@@ -34,7 +34,7 @@ def machines(tmp_path_factory):
     with Sandbox(folder) as sandbox:
         sandbox.server = sandbox.store()
         sandbox.wait_for_store()
-        sandbox.make_bucket("b")
+        sandbox.make_bucket("bucket")
         make_tiny(folder / "A" / "project")
         change_params(
             folder / "A" / "project",
@@ -113,7 +113,7 @@ def test_training_goes_on_though_a_machine_is_killed_and_the_bucket_is_away(mach
     model = project / "models" / "reenactment.safetensors"
     UniFace.load(model)
     assert read_metadata(model)[1]["step"] == STEPS
-    assert [key for key in machines.keys("b", "project/runs/") if key.endswith("state.pt")]
+    assert [key for key in machines.keys("bucket", "project/runs/") if key.endswith("state.pt")]
 
 
 def test_portraits_the_second_stage_and_the_evaluation_read_the_bucket(machines):

@@ -5,8 +5,9 @@ import tempfile
 from collections.abc import Mapping
 from typing import Any
 
+from pipeline.common import timing
 from pipeline.common.places import Places
-from pipeline.tracking import store, versions
+from pipeline.tracking import local, store, versions
 from uniface.config import TASKS
 
 
@@ -28,6 +29,7 @@ def summary(places: Places) -> str:
     lines += ["", "Pictures", *(f"  {path.relative_to(places.root)}" for path in pictures)]
     lines += ["", f"Registered: {name} version {version}, alias {registered['alias']} ({registered['uri']})"]
     lines += [f"  but {fault}" for fault in faults(name, registered["weights_digest"], places)]
+    lines += timing.table(places.work)
     lines += [
         "",
         "Next",
@@ -42,6 +44,8 @@ def summary(places: Places) -> str:
 
 def faults(name: str, weights: str, places: Places) -> list[str]:
     """Why the registry cannot serve the weights of this digest, as sentences; none if it can."""
+    if local.serves(name, weights, places.root):
+        return []
     try:
         registry = versions.Registry(name, places.root)
         found = registry.all("weights_digest", weights)

@@ -157,6 +157,8 @@ class Faces:
         """The face with these landmarks (5, 2) as ArcFace wants it: uint8 (size, size, 3), turned and scaled."""
         from insightface.utils.face_align import norm_crop
 
+        # scikit-image's, about a call that only insightface can change
+        warnings.filterwarnings("ignore", category=FutureWarning, module=r"insightface\b")
         return norm_crop(image, np.asarray(landmarks, np.float32), size)
 
     def embed(self, image: np.ndarray, landmarks: np.ndarray) -> np.ndarray:

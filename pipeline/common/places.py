@@ -8,6 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from pipeline.common.timing import timed
 from pipeline.params import load_or_exit
 from pipeline.sections import Params
 
@@ -97,7 +98,8 @@ def main(stage: Callable[[Params, Places], Any], name: str = "") -> None:
     try:
         places.work.mkdir(exist_ok=True)
         places.check()
-        with only_one_of(name or stage.__name__, places.work):
+        name = name or stage.__name__
+        with only_one_of(name, places.work), timed(name, params, places.work):
             stage(params, places)
     except (ValueError, OSError, RuntimeError) as error:
         say_failed(error, places)

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+import sqlite3
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,8 @@ from pipeline import params as settings
 from pipeline import register as stage
 from pipeline.common.files import weights_digest
 from pipeline.common.places import Places
-from pipeline.results import summary
-from pipeline.tracking import versions
+from pipeline.results import faults, summary
+from pipeline.tracking import local, versions
 from uniface.images import to_tensor
 from uniface.model import UniFace
 
@@ -219,6 +220,22 @@ def test_the_summary_says_when_files_are_gone(registry_home, registered, quick):
     source = versions.Registry("summary", registry_home).version("1").source.removeprefix("file://")
     shutil.rmtree(Path(source) / "artifacts")
     assert "but the files of summary version 1 are gone" in summary(Places(registry_home))
+
+
+def test_a_whole_registry_here_is_read_without_mlflow(registry_home, registered, quick, monkeypatch):
+    made = run(registry_home, seed=61, name="local")
+    monkeypatch.setattr(versions, "Registry", None)
+    assert faults("local", made["weights_digest"], Places(registry_home)) == []
+    assert not local.serves("local", "another", registry_home) and not local.serves("other", "x", registry_home.parent)
+    copied = shutil.copytree(registry_home, registry_home.parent / "copied")  # its paths lead to the old place
+    assert not local.serves("local", made["weights_digest"], copied)
+    with sqlite3.connect(registry_home / "mlflow.db") as database:
+        row = "SELECT source FROM model_versions WHERE name = 'local'"
+        model = Path(database.execute(row).fetchone()[0].removeprefix("file://")) / "artifacts/swapping.safetensors"
+    model.write_bytes(model.read_bytes()[:-1])
+    assert not local.serves("local", made["weights_digest"], registry_home), "a file is not whole"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    assert not local.serves("local", made["weights_digest"], registry_home)
 
 
 def test_a_missing_input_names_the_stage_that_makes_it(tmp_path):

@@ -29,6 +29,8 @@ from uniface.use.bundle import DETECTOR
 if TYPE_CHECKING:
     from uniface.model import UniFace
 
+NETWORKS = (".onnx", ".pth", ".safetensors")  # endings of their files
+
 # to serve a version
 NEEDED = (
     "mlflow",
@@ -222,8 +224,10 @@ def evaluation_digest(places: Places, params: Params) -> str:
     files = [found for name, found in clips.items() if PurePath(name).match("test-*.parquet")]
     files += [pairs[name] for name in ("test.parquet", "evaluation.parquet") if name in pairs]
     files += [found for name, found in pairs.items() if PurePath(name).match("images-*.parquet")]
+    files += [found for _, found in _sums(places, places.faceforensics)]
     files += [found[ELSEWHERE] for found in (clips, pairs) if ELSEWHERE in found]
-    files += [sha256(file) for file in sorted(places.nets.rglob("*.onnx"))]
+    files += [sha256(file) for file in sorted(places.nets.rglob("*")) if file.suffix in NETWORKS]
+    files += [sha256(file) for file in sorted((places.root / params.evaluate.pair_lists).glob("*.csv"))]
     return digest(*(["file", found] for found in files), params.evaluate, params.seed, params.image_size)
 
 

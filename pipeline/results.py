@@ -7,7 +7,6 @@ from typing import Any
 
 from pipeline.common.places import Places
 from pipeline.tracking import store, versions
-from uniface.config import TASKS
 
 
 def summary(places: Places) -> str:
@@ -23,7 +22,7 @@ def summary(places: Places) -> str:
     pictures = sorted((places.reports / "samples").glob("*.png"))
     name, version = registered["name"], registered["version"]
     lines = ["", "Scores on held-out identities (reports/metrics.json, reports/vs_paper.csv)"]
-    for exam in ("reconstruction", *TASKS):
+    for exam in metrics["exams"]:
         lines += comparison(exam, metrics)
     lines += ["", "Pictures", *(f"  {path.relative_to(places.root)}" for path in pictures)]
     lines += ["", f"Registered: {name} version {version}, alias {registered['alias']} ({registered['uri']})"]

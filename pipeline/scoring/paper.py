@@ -37,6 +37,8 @@ def write_comparison(path: Path, report: dict, params: Params) -> None:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("metric", "task", "ours", "paper", "comparable", "why"))
         for (metric, task), value in PAPER.items():
+            if task not in report["exams"]:
+                continue
             ours = report[task].get(metric, "")
             why = _not_comparable(metric, task, report, params)
             writer.writerow((metric, task, ours, value, "no" if why else "yes", why))

@@ -22,7 +22,7 @@ def summary(places: Places) -> str:
     pictures = sorted((places.reports / "samples").glob("*.png"))
     name, version = registered["name"], registered["version"]
     lines = ["", "Scores on held-out identities (reports/metrics.json, reports/vs_paper.csv)"]
-    for exam in metrics["exams"]:
+    for exam in metrics["pairs"]:
         lines += comparison(exam, metrics)
     lines += ["", "Pictures", *(f"  {path.relative_to(places.root)}" for path in pictures)]
     lines += ["", f"Registered: {name} version {version}, alias {registered['alias']} ({registered['uri']})"]

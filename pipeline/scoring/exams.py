@@ -114,8 +114,10 @@ def pairs_of(name: str, exam: "ExamParams", params: "Params", places: "Places") 
                 )
         else:
             pairs, jobs = KINDS[exam.pairs](params, places, exam.count or settings.pairs)
-    except (ValueError, FileNotFoundError) as error:
-        raise type(error)(f"exam {name}: {error}") from None
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"exam {name}: {error}") from None
+    except ValueError as error:
+        raise ValueError(f"exam {name}: {error}") from None
     if pairs.source.shape[1] != params.image_size:
         raise ValueError(
             f"exam {name}: its pictures have {pairs.source.shape[1]} pixels, image_size is {params.image_size}: "

@@ -418,7 +418,9 @@ def test_the_whole_stage_writes_the_same_reports_again(project, nets, params, tm
     names = ["attention", "fdf", "reconstruction", "reenactment", "swapping"]
     pictures = [f"samples/{name}.png" for name in names]
     tables = ["baselines.csv", "headlines.json", "metrics.json"]
-    assert [str(path) for path in files] == [*tables, *pictures, "vs_paper.csv"]
+    exams = ("reconstruction", "reenactment", "swapping")
+    pairs = [f"{folder}/{exam}.csv" for folder in ("pairs", "rows") for exam in exams]
+    assert [str(path) for path in files] == [*tables, *pairs, *pictures, "vs_paper.csv"]
     for path in files:
         assert (tmp_path / "a" / path).read_bytes() == (tmp_path / "b" / path).read_bytes(), path
     assert json.loads((tmp_path / "a/metrics.json").read_text()) == report

@@ -320,21 +320,24 @@ def columns(pairs: Pairs, made: "Mapping[str, Pictures]", same: bool) -> dict:
 
 def write_sheet(path: Path, pictures: dict[str, np.ndarray], rows: int) -> None:
     """The first pairs as a labelled sheet."""
-    from pipeline.common.sheets import sheet
-    from uniface.images import write_image
+    from pipeline.common import sheets
 
-    write_image(path, sheet(list(pictures), [column[:rows] for column in pictures.values()]))
+    sheets.write_sheet(path, list(pictures), [column[:rows] for column in pictures.values()])
 
 
 def explain(model: "UniFace", task: Task, pairs: Pairs, folder: Path, rows: int) -> None:
-    """Fig. 9's displacement field (stage 1) and Fig. 8's attention (stage 2) of the first pairs."""
-    from pipeline.scoring.sheets import attention_sheet, fdf_sheet
-    from uniface.images import write_image
+    """Fig. 9's displacement field and Fig. 8's retrieval (reenactment), Fig. 8's attention (swapping)."""
+    from pipeline.common import sheets
+    from pipeline.scoring.sheets import attention_sheet, fdf_sheet, retrieval_sheet
 
-    draw, name = (attention_sheet, "attention") if task == "swapping" else (fdf_sheet, "fdf")
-    picture = draw(model, pairs.source[:rows], pairs.target[:rows])
-    if picture is not None:
-        write_image(folder / f"{name}.png", picture)
+    first = pairs.source[:rows], pairs.target[:rows]
+    if task == "swapping":
+        found = {"attention": attention_sheet(model, *first)}
+    else:
+        found = {"fdf": fdf_sheet(model, *first), "retrieval": retrieval_sheet(model, pairs)}
+    for name, drawn in found.items():
+        if drawn is not None:
+            sheets.write_sheet(folder / f"{name}.png", *drawn)
 
 
 if __name__ == "__main__":

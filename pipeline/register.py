@@ -8,6 +8,7 @@ import base64
 import dataclasses
 import io
 import json
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Mapping
@@ -83,6 +84,9 @@ def register(params: Params, places: Places) -> dict[str, Any]:
         onnx = {task: version.tags[f"onnx_{task}"] for task in TASKS}
         with tempfile.TemporaryDirectory() as folder:
             write_json(Path(folder) / "metrics.json", scores)
+            for path in _pages(places):
+                copy = shutil.copytree if path.is_dir() else shutil.copy
+                copy(path, Path(folder) / path.name)
             registry.log_folder(version.version, folder, "reports")
     registry.set_alias("candidate", version.version)
     registered = {
@@ -100,6 +104,11 @@ def register(params: Params, places: Places) -> dict[str, Any]:
     write_json(places.reports / "registered.json", registered)
     print(f"{registry.name} version {version.version}, alias candidate; onnx: {onnx}")
     return registered
+
+
+def _pages(places: Places) -> list[Path]:
+    """What a person and the next evaluation read of a version: the page, and the numbers of every pair."""
+    return [path for name in ("index.html", "rows", "pairs") if (path := places.reports / name).exists()]
 
 
 def _need(path: Path, stage: str) -> None:
@@ -172,6 +181,8 @@ def _create(
             run.log_artifact(files / "reports", "reports")
             if samples.is_dir():
                 run.log_artifact(samples, "reports/samples")
+            for path in _pages(places):
+                run.log_artifact(path, f"reports/{path.name}" if path.is_dir() else "reports")
             for name in ("dvc.lock", "dvc.yaml", "params.yaml"):
                 if (places.root / name).is_file():
                     run.log_artifact(places.root / name, "project")

@@ -20,6 +20,7 @@ import numpy as np
 from pipeline.common.code import code
 from pipeline.common.files import atomic_write, digest, weights_digest, write_json
 from pipeline.common.places import Places, main
+from pipeline.scoring import tables
 from pipeline.scoring.decoys import looks_right
 from pipeline.scoring.exams import SAME, pairs_of, write_list
 from pipeline.scoring.held_out import Pairs, others
@@ -41,12 +42,17 @@ CHECK_MARGIN, CHECK_SHARE = 0.5, 0.95  # what the judge must see in exact swaps,
 
 
 def evaluate(params: Params, places: Places) -> dict:
-    """Measure both models and write reports/metrics.json, the extracts headlines.json and baselines.csv, vs_paper.csv,
-    rows/*.csv (every pair), pairs/*.csv (which those are) and samples/*.png.
+    """Measure both models and write reports/metrics.json, the extracts headlines.json and baselines.csv, intervals.csv,
+    vs_paper.csv, rows/*.csv (every pair), pairs/*.csv (which those are), samples/*.png, and the page of all that,
+    index.html.
 
     Returns what metrics.json holds. Raises FileNotFoundError or ValueError for missing or unusable inputs.
     """
-    return examine({task: places.model(task) for task in TASKS}, places.reports, params, places)
+    from pipeline.scoring.page import write_page
+
+    report = examine({task: places.model(task) for task in TASKS}, places.reports, params, places)
+    write_page(params, places)
+    return report
 
 
 def examine(models: Mapping[Task, Path], out: Path, params: Params, places: Places) -> dict:
@@ -61,9 +67,10 @@ def examine(models: Mapping[Task, Path], out: Path, params: Params, places: Plac
     nets = {task: _load(models[task], params, device) for task in TASKS if task in {e.model for e in exams.values()}}
     scorer = Scorer(places.nets, settings.batch_size, device, places.work / "evaluate" / "features")
     weights = {task: weights_digest(path) for task, path in models.items()}
-    report: dict = {name: {} for name in exams} | {"baselines": {}, "controls": {}, "pairs": {}}
+    sections = ("baselines", "controls", "pairs", "intervals", "frechet")
+    report: dict = {name: {} for name in exams} | {section: {} for section in sections}
     report["exams"] = {name: asdict(exam) for name, exam in exams.items()}
-    explained = set()
+    explained, lines = set(), []
     for name, exam in exams.items():
         chosen, same = pairs_of(name, exam, params, places), exam.pairs in SAME
         run = runner(nets[exam.model], exam.task, settings.batch_size, weights[exam.model])
@@ -73,7 +80,14 @@ def examine(models: Mapping[Task, Path], out: Path, params: Params, places: Plac
         report["pairs"][name] = len(chosen)
         write_list(out / "pairs" / f"{name}.csv", chosen)
         write_rows(out / "rows" / f"{name}.csv", found.rows)
-        write_sheet(out / "samples" / f"{name}.png", columns(chosen, found.made, same), settings.grid_rows)
+        report["frechet"][name] = found.frechet
+        pairwise = tables.beside(tables.table(chosen, found.rows), tables.champion(places, name))
+        lines += tables.intervals(
+            name, pairwise, {p: {scorer.frechet: n[scorer.frechet]} for p, n in beside(name, report).items()}
+        )
+        shown = columns(chosen, found.made, same)
+        write_sheet(out / "samples" / f"{name}.png", shown, settings.grid_rows)
+        write_extremes(out / "samples" / f"{name}_extremes.png", name, pairwise, shown)
         if not same and exam.task not in explained:
             explained.add(exam.task)
             explain(nets[exam.model], exam.task, chosen, out / "samples", settings.grid_rows)
@@ -86,7 +100,11 @@ def examine(models: Mapping[Task, Path], out: Path, params: Params, places: Plac
     report["models"] = {name: f"stage {1 + (exam.model == 'swapping')}" for name, exam in exams.items()}
     report["weights"] = weights  # `register` compares
     report["definitions"] = DEFINITIONS
+    for line in lines:
+        if line["picture"] == tables.MODEL and line["low"] is not None:
+            report["intervals"].setdefault(line["exam"], {})[line["metric"]] = [line["low"], line["high"]]
     write_json(out / "metrics.json", report)
+    tables.write_intervals(out / "intervals.csv", lines)
     write_json(out / "headlines.json", headlines(report))
     write_baselines(out / "baselines.csv", report)
     write_comparison(out / "vs_paper.csv", report, params)
@@ -152,6 +170,7 @@ class Measured(NamedTuple):
     controls: dict
     made: "dict[str, Pictures]"
     rows: "dict[str, Row]"
+    frechet: dict  # of `tables.frechet_bias`
 
 
 def measure(task: Task, run: Run, pairs: Pairs, scorer: "Scorer", same: bool = False) -> Measured:
@@ -197,8 +216,10 @@ def measure(task: Task, run: Run, pairs: Pairs, scorer: "Scorer", same: bool = F
     numbers = row("model", made["right"])
     baselines = {name: row(name, Pictures(pictures)) for name, pictures in _trivial(pairs, same).items()}
     controls: dict = {}
+    bias = tables.frechet_bias(scorer.know(made["right"]).pooled, source.pooled, target.pooled)
+    measured = Measured(numbers, baselines, controls, made, rows, bias)
     if same:
-        return Measured(numbers, baselines, controls, made, rows)
+        return measured
     if truth is not None:
         baselines["exact_truth"] = row("exact_truth", truth)
         baselines["blurred_truth"] = row("blurred_truth", Pictures(_blurred(pairs.truth, TRUTH_BLUR)))
@@ -222,7 +243,7 @@ def measure(task: Task, run: Run, pairs: Pairs, scorer: "Scorer", same: bool = F
             shuffled["psnr_drop"] = round(numbers["psnr"] - shuffled["psnr"], 5)
     if task == "swapping":
         controls["self"] = means({"psnr": scorer.compare(act(targets, targets), targets)["psnr"]})
-    return Measured(numbers, baselines, controls, made, rows)
+    return measured
 
 
 def _blurred(pictures: np.ndarray, sigma: float) -> np.ndarray:
@@ -280,15 +301,19 @@ def headlines(report: Mapping[str, dict]) -> dict[str, dict[str, float]]:
     return found
 
 
+def beside(exam: str, report: Mapping[str, dict]) -> dict[str, dict[str, float]]:
+    """The numbers of the model, and of those baselines and controls that were measured as the model was."""
+    found = {tables.MODEL: report[exam], **report["baselines"][exam], **report["controls"][exam]}
+    return {name: values for name, values in found.items() if "csim" in values}
+
+
 def write_baselines(path: Path, report: Mapping[str, dict]) -> None:
     """The model beside baselines and controls, a row each, for `dvc plots show`."""
     rows = []
     for exam in report["exams"]:
-        beside = {"the model": report[exam], **report["baselines"][exam], **report["controls"][exam]}
-        for name, values in beside.items():
-            if "csim" in values:  # measured as the model was
-                label = f"{exam}: {name.replace('_', ' ')}"
-                rows.append([label, *(values.get(metric, "") for metric in ("psnr", "csim", "csim_target"))])
+        for name, values in beside(exam, report).items():
+            label = f"{exam}: {'the model' if name == tables.MODEL else name.replace('_', ' ')}"
+            rows.append([label, *(values.get(metric, "") for metric in ("psnr", "csim", "csim_target"))])
     with atomic_write(path) as part, part.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("picture", "psnr", "csim", "csim_target"))
@@ -323,6 +348,16 @@ def write_sheet(path: Path, pictures: dict[str, np.ndarray], rows: int) -> None:
     from pipeline.common import sheets
 
     sheets.write_sheet(path, list(pictures), [column[:rows] for column in pictures.values()])
+
+
+def write_extremes(path: Path, exam: str, pairwise: tables.Table, pictures: Mapping) -> None:
+    """The best and the worst pair by each metric, as a sheet."""
+    from pipeline.common import sheets
+    from pipeline.scoring.sheets import extremes_sheet
+
+    shown = {label: pictures[label] for label in ("source", "target", "output", "exact truth") if label in pictures}
+    drawn, names = extremes_sheet(exam, pairwise, shown)
+    sheets.write_sheet(path, *drawn, names)
 
 
 def explain(model: "UniFace", task: Task, pairs: Pairs, folder: Path, rows: int) -> None:

@@ -24,7 +24,18 @@ if TYPE_CHECKING:
     from pipeline.common.places import Places
     from pipeline.sections import ExamParams, Params
 
-TAKEN = ("baselines", "controls", "networks", "pairs", "models", "weights", "definitions", "exams")
+TAKEN = (
+    "baselines",
+    "controls",
+    "intervals",
+    "frechet",
+    "networks",
+    "pairs",
+    "models",
+    "weights",
+    "definitions",
+    "exams",
+)
 """Sections of metrics.json that are no exam's."""
 
 LIST = ("source", "target", "source_identity", "target_identity")  # columns of a list of pairs

@@ -34,6 +34,7 @@ PACKAGES = (
 SHOWN = ("psnr", "ssim", "psnr_face", "csim", "csim_target", "id_retrieval", "ape", "aee", "no_face")
 """Metrics of the page's main tables, with those that are called by their network; the others are in intervals.csv."""
 PLOTTED = ("psnr", "csim", "csim_target", "ape")
+SPELT = {name: name.upper() for name in ("psnr", "ssim", "csim", "ape", "aee", "fid", "lpips", "fdf")}
 LOSSES = ("reconstruction", "perceptual", "identity", "contextual", "adversarial", "discriminator", "r1", "absolute",
           "edges", "colour", "border")  # fmt: skip
 PICTURES = {  # file of reports/samples -> heading, text; what is not named comes first, an exam's name
@@ -56,7 +57,7 @@ def write_page(params: Params, places: Places) -> Path:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"number": _number, "words": _words}
+    environment.filters |= {"number": _number, "words": _words, "heading": _heading}
     page = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(**facts(params, places))
     out = places.reports / "index.html"
     with atomic_write(out) as part:
@@ -113,11 +114,18 @@ def _number(value: Any, digits: int = 4) -> str:
     """A number as people read it, with a true minus; nothing for none."""
     if value is None or value == "":
         return ""
-    return f"{float(value):.{digits}g}".replace("-", "−") if abs(float(value)) < 1e5 else f"{float(value):,.0f}"
+    text = f"{float(value):#.{digits}g}" if abs(float(value)) < 10**digits else f"{float(value):,.0f}"
+    return text.rstrip(".").replace("-", "−")
 
 
 def _words(name: str) -> str:
-    return name.replace("_", " ")
+    """A name of code as people write it."""
+    return " ".join(SPELT.get(word, word) for word in name.replace("id_retrieval", "IDRet").split("_"))
+
+
+def _heading(name: str) -> str:
+    words = _words(name)
+    return words[0].upper() + words[1:]
 
 
 # --- numbers -------------------------------------------------------------------------------------------------------
@@ -273,12 +281,12 @@ def _pictures(samples: Path, progress: Path, exams: Mapping) -> list[dict[str, A
     """The sheets in the order of the page: the exams', what their models do best and worst, over time, inside."""
     found = []
     for exam in exams:
-        found.append(_picture(samples / f"{exam}.png", f"{_words(exam).capitalize()}", "Held-out pairs, evenly drawn."))
+        found.append(_picture(samples / f"{exam}.png", _heading(exam), "Held-out pairs, evenly drawn."))
         text = "The best and the worst pair by each metric, with its value."
-        found.append(_picture(samples / f"{exam}_extremes.png", f"{_words(exam).capitalize()}: best and worst", text))
+        found.append(_picture(samples / f"{exam}_extremes.png", f"{_heading(exam)}: best and worst", text))
     for task in TASKS:
         text = "The same held-out pairs at several steps of the training; averaged weights, as in the result."
-        found.append(_picture(progress / f"{task}.png", f"{task.capitalize()} over time", text))
+        found.append(_picture(progress / f"{task}.png", f"{_heading(task)} over time", text))
     found += [_picture(samples / f"{name}.png", *texts) for name, texts in PICTURES.items()]
     return [picture for picture in found if picture]
 
@@ -320,6 +328,7 @@ def _inputs(places: Places) -> list[dict[str, Any]]:
         "videos": ("ok", "videos", places.data / "videos.parquet"),
         "clips": ("kept", "clip_index", places.clips / "index.parquet"),
         "portraits": ("kept", "image_index", places.pairs / "index.parquet"),
+        "FaceForensics++": ("kept", "faceforensics", places.faceforensics / "videos.parquet"),
     }
     found = []
     for name, (good, schema, path) in tables.items():
@@ -330,6 +339,8 @@ def _inputs(places: Places) -> list[dict[str, Any]]:
         table = read_table(path, schema, ["status", "reason"])
         counts = Counter(zip(table["status"].to_pylist(), table["reason"].to_pylist(), strict=True))
         total = sum(counts.values())
+        if not total:
+            continue
         rows: dict[str, dict] = {}
         for (status, reason), count in sorted(counts.items(), key=lambda item: (-item[1], str(item[0]))):
             row = rows.setdefault(status, {"count": 0, "good": status == good, "reasons": []})

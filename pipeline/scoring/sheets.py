@@ -3,7 +3,6 @@
 And of what it does best and worst.
 """
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
 POINTS = {"forehead": (0.5, 0.3), "eye": (0.42, 0.46), "face": (0.6, 0.62), "background": (0.07, 0.12)}
 """Points of the target whose attention is shown (those of Fig. 8 b), in fractions of width and height."""
 ARROWS = 12  # in a row of a displacement field
+SIDE = ("_fixed_crop", "_loss_recogniser")  # the same metric, measured in another way
 QUERIES, TOP = 3, 4  # of the retrieval by z_t
 
 
@@ -159,16 +159,15 @@ def retrieval_sheet(model: UniFace, pairs: "Pairs") -> Sheet | None:
     return labels, [pictures[list(column)] for column in zip(*rows, strict=True)]
 
 
-def extremes_sheet(
-    exam: str, table: Table, pictures: dict[str, np.ndarray], metrics: Sequence[str]
-) -> tuple[Sheet, list[str]]:
-    """The best and the worst pair by each of the metrics, and the names of the rows with both values.
+def extremes_sheet(exam: str, table: Table, pictures: dict[str, np.ndarray]) -> tuple[Sheet, list[str]]:
+    """The best and the worst pair by each metric but shares, and the names of the rows with both values.
 
     `pictures`: label -> (N, H, W, 3) of the exam's pairs.
     """
     ends, names = [], []
-    for metric in metrics:
-        values = table.rows[MODEL][metric]
+    for metric, values in table.rows[MODEL].items():
+        if metric.endswith(SIDE) or len(np.unique(values[~np.isnan(values)])) <= 2:
+            continue
         best, worst = np.nanargmax(values), np.nanargmin(values)
         if better(metric, exam) == "lower":
             best, worst = worst, best

@@ -18,6 +18,7 @@ from pipeline.scoring.intervals import difference, interval
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from pipeline.common.places import Places
     from pipeline.scoring.held_out import Pairs
 
 MODEL, CHAMPION = "model", "champion"
@@ -85,6 +86,18 @@ def read_table(reports: Path, exam: str) -> Table:
 def _read(path: Path) -> list[dict[str, str]]:
     with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
+
+
+def champion(places: "Places", exam: str) -> Table | None:
+    """What the version that serves scored on the pairs of an exam, as `pipeline.promote` kept it, or None."""
+    kept = places.work / "champion"
+    try:
+        return read_table(kept, exam)
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        print(f"evaluate: the champion is not compared with: {error}")
+        return None
 
 
 def beside(found: Table, champion: Table | None) -> Table:

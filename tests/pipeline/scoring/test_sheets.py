@@ -64,8 +64,9 @@ def test_retrieval_finds_other_persons_of_the_same_attributes():
 
 def test_extremes_are_the_pairs_with_the_best_and_the_worst_value(tmp_path):
     values = {"psnr": np.array([20.0, np.nan, 30.0]), "ape": np.array([1.0, 2.0, 3.0])}
+    values |= {"no_face": np.array([0.0, 1.0, 0.0]), "psnr_fixed_crop": np.array([1.0, 2.0, 3.0])}  # not shown
     table = Table((("s", "t"),) * 3, (("s", "t"),) * 3, {"model": values})
-    (labels, columns), names = sheets.extremes_sheet("swapping", table, {"output": flat(0, 100, 200)}, list(values))
+    (labels, columns), names = sheets.extremes_sheet("swapping", table, {"output": flat(0, 100, 200)})
     assert labels == ["best: output", "worst: output"]
     assert columns[0][:, 0, 0, 0].tolist() == [200, 0] and columns[1][:, 0, 0, 0].tolist() == [0, 200]
     assert names == ["psnr\nbest 30\nworst 20", "ape\nbest 1\nworst 3"]

@@ -204,11 +204,17 @@ def _paper(lines: list[dict[str, str]]) -> list[dict[str, Any]]:
             "data": ours[0]["data"],
             "metrics": {m: "higher" if m in ("csim", "id_retrieval", "authentic", "like_both") else "lower"
                         for m in metrics},
-            "rows": {method: [values[method, m] for m in metrics] for method in methods},
+            "rows": {method: [_printed(values[method, m], m, values) for m in metrics] for method in methods},
             "ours": [first[m] for m in metrics],
             "reasons": reasons,
         })  # fmt: skip
     return found
+
+
+def _printed(value: str, metric: str, values: Mapping[tuple[str, str], str]) -> str:
+    """A published number with as many decimals as the paper gives the others of its column."""
+    decimals = max(len(v.partition(".")[2]) for (_, m), v in values.items() if m == metric)
+    return f"{float(value):.{decimals}f}" if value else "–"
 
 
 def _ablations(lines: list[dict[str, str]]) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ INK, FAINT = "#010203", "#040506"  # text and axes; grid
 SERIES = ("#0a0b01", "#0a0b02", "#0a0b03")
 COLOURS = {INK: "var(--ink)", FAINT: "var(--line)"}
 COLOURS |= {colour: f"var(--series-{k})" for k, colour in enumerate(SERIES)}
+WIDE = 10  # largest over smallest value from which on a curve is drawn on a logarithmic scale
 SMOOTH = 15  # points of a curve that its bold line is the mean of
 
 
@@ -28,8 +29,11 @@ def curves(losses: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]], ti
         for colour, (steps, values) in zip(SERIES, trainings.values(), strict=False):
             axes.plot(steps, values, color=colour, linewidth=0.7, alpha=0.35)
             axes.plot(steps, _smooth(values), color=colour, linewidth=1.8)
-        if all((values > 0).all() for _, values in trainings.values()):
+        every = np.concatenate([values for _, values in trainings.values()])
+        if every.min() > 0 and every.max() > WIDE * every.min():
             axes.set_yscale("log")
+            axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+            axes.yaxis.set_minor_formatter(lambda value, _: "")
         axes.set_title(loss, fontsize=9.5, color=INK, loc="left")
         _plain(axes)
     return _svg(figure, title)
@@ -50,7 +54,7 @@ def forest(panels: Mapping[str, Sequence[tuple[str, float, float | None, float |
     """
     from matplotlib.figure import Figure
 
-    names = list(dict.fromkeys(name for rows in panels.values() for name, *_ in rows))
+    names = [name for name, *_ in max(panels.values(), key=len)]
     figure = Figure(figsize=(9.6, 0.7 + 0.24 * len(names)), layout="constrained")
     every = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for axes, (metric, rows) in zip(every, panels.items(), strict=True):

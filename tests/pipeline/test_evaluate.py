@@ -23,6 +23,7 @@ from pipeline.params import load
 from pipeline.scoring import decoys as scoring_decoys
 from pipeline.scoring import held_out, sheets
 from pipeline.scoring.decoys import looks_right
+from pipeline.scoring.tables import read_table
 from pipeline.scoring.held_out import Pairs, clip_pairs, exact, others, portrait_pairs
 from pipeline.scoring.scorer import Scorer
 from uniface.config import TASKS, ModelConfig
@@ -31,6 +32,7 @@ from uniface.images import read_image
 from uniface.model import UniFace
 
 SIZE = 32
+EXAMS = ("reconstruction", "reenactment", "swapping")
 CPU = torch.device("cpu")
 ROOT = Path(__file__).parents[2]
 
@@ -415,12 +417,19 @@ def test_the_whole_stage_writes_the_same_reports_again(project, nets, params, tm
     assert evaluate.evaluate(params, places) == report
     shutil.copytree(places.reports, tmp_path / "b")
     files = sorted(path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*.*"))
-    names = ["attention", "fdf", "reconstruction", "reenactment", "swapping"]
-    pictures = [f"samples/{name}.png" for name in names]
-    tables = ["baselines.csv", "headlines.json", "metrics.json"]
-    exams = ("reconstruction", "reenactment", "swapping")
-    pairs = [f"{folder}/{exam}.csv" for folder in ("pairs", "rows") for exam in exams]
-    assert [str(path) for path in files] == [*tables, *pairs, *pictures, "vs_paper.csv"]
+    pictures = {f"samples/{name}.png" for name in ("attention", "fdf", *EXAMS, *(f"{exam}_extremes" for exam in EXAMS))}
+    tables = {"baselines.csv", "headlines.json", "intervals.csv", "metrics.json", "vs_paper.csv"}
+    pairwise = {f"{folder}/{exam}.csv" for folder in ("pairs", "rows") for exam in EXAMS}
+    assert {str(path) for path in files} == tables | pictures | pairwise
+    page = (tmp_path / "b/index.html").read_text()
+    assert page.count("data:image/webp") == len(pictures)
+    lines = list(csv.DictReader((tmp_path / "a/intervals.csv").open()))
+    (line,) = [x for x in lines if (x["exam"], x["picture"], x["metric"]) == ("swapping", "model", "csim")]
+    assert float(line["value"]) == pytest.approx(report["swapping"]["csim"], abs=1e-5)
+    assert [float(line["low"]), float(line["high"])] == report["intervals"]["swapping"]["csim"]
+    assert read_table(tmp_path / "a", "swapping").rows.keys() == {
+        x["picture"] for x in lines if x["exam"] == "swapping"
+    }
     for path in files:
         assert (tmp_path / "a" / path).read_bytes() == (tmp_path / "b" / path).read_bytes(), path
     assert json.loads((tmp_path / "a/metrics.json").read_text()) == report
@@ -438,6 +447,7 @@ def test_the_whole_stage_writes_the_same_reports_again(project, nets, params, tm
         "copy_source", "blurred_source", "copy_target", "blurred_target", "mean_frame"
     }  # fmt: skip
     rows = list(csv.DictReader((tmp_path / "a/vs_paper.csv").open()))
+    rows = [row for row in rows if row["method"] == "UniFace"]
     fid = next(row for row in rows if row["metric"] == "fid" and row["task"] == "reenactment")
     assert fid["ours"] == "" and fid["paper"] == "54.34" and fid["comparable"] == "no"
     assert fid["why"].startswith("not measured: Inception v3 is not there")

@@ -357,7 +357,8 @@ def write_extremes(path: Path, exam: str, pairwise: tables.Table, pictures: Mapp
 
     shown = {label: pictures[label] for label in ("source", "target", "output", "exact truth") if label in pictures}
     drawn, names = extremes_sheet(exam, pairwise, shown)
-    sheets.write_sheet(path, *drawn, names)
+    if names:
+        sheets.write_sheet(path, *drawn, names)
 
 
 def explain(model: "UniFace", task: Task, pairs: Pairs, folder: Path, rows: int) -> None:

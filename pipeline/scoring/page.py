@@ -274,9 +274,8 @@ def _curves(places: Places) -> Any:
             points = [(float(row["step"]), float(row[loss])) for row in rows if row.get(loss)]
             if len(points) > 1:
                 losses.setdefault(loss, {})[task] = tuple(np.array(points).T)
-    order = {task: {} for task in TASKS}
-    found = {loss: {task: losses[loss].get(task, (np.empty(0), np.empty(0))) for task in order}
-             for loss in LOSSES if loss in losses}  # fmt: skip
+    none = np.empty(0), np.empty(0)  # keeps each stage's colour
+    found = {loss: {task: losses[loss].get(task, none) for task in TASKS} for loss in LOSSES if loss in losses}
     return Markup(curves(found, "losses over the steps of both stages")) if found else ""
 
 

@@ -96,6 +96,7 @@ def _svg(figure, title: str) -> str:
     text = re.sub(r'(<svg[^>]*?) (?:height|width)="[^"]*"', r"\1", text)
     text = re.sub(r'(<svg[^>]*?) (?:height|width)="[^"]*"', r"\1", text)
     text = re.sub(r"font-family: [^;]*; ", "", text)
+    text = re.sub(r'<g id="[^"]*"', "<g", text)  # the names of groups are the same in every plot
     for colour, name in COLOURS.items():
         text = text.replace(colour, name)
     return text.replace("<svg", f'<svg role="img" aria-label="{escape(title)}"', 1)

@@ -23,9 +23,9 @@ from pipeline.params import load
 from pipeline.scoring import decoys as scoring_decoys
 from pipeline.scoring import held_out, sheets
 from pipeline.scoring.decoys import looks_right
-from pipeline.scoring.tables import read_table
 from pipeline.scoring.held_out import Pairs, clip_pairs, exact, others, portrait_pairs
 from pipeline.scoring.scorer import Scorer
+from pipeline.scoring.tables import read_table
 from uniface.config import TASKS, ModelConfig
 from uniface.data import CorruptMedia
 from uniface.images import read_image

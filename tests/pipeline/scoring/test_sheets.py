@@ -57,16 +57,16 @@ def test_retrieval_finds_other_persons_of_the_same_attributes():
     labels, columns = sheets.retrieval_sheet(Model(Brightness()), pairs)
     assert labels == ["query", "nearest 1", "nearest 2", "nearest 3", "nearest 4"]
     queries = columns[0][:, 0, 0, 0].tolist()
-    assert queries == [0, 20, 200]  # of a, b and e: three of five persons
+    assert queries == [0, 100, 200]  # of a, c and e: three of five persons
     assert [int(column[0, 0, 0, 0]) for column in columns[1:]] == [20, 100, 110, 200]  # not a's other ones; each once
     assert sheets.retrieval_sheet(Model(None), pairs) is None
 
 
 def test_extremes_are_the_pairs_with_the_best_and_the_worst_value(tmp_path):
-    values = {"psnr": np.array([20.0, np.nan, 30.0]), "ape": np.array([1.0, 2.0, 3.0])}
-    values |= {"no_face": np.array([0.0, 1.0, 0.0]), "psnr_fixed_crop": np.array([1.0, 2.0, 3.0])}  # not shown
-    table = Table((("s", "t"),) * 3, (("s", "t"),) * 3, {"model": values})
-    (labels, columns), names = sheets.extremes_sheet("swapping", table, {"output": flat(0, 100, 200)})
+    values = {"psnr": np.array([20.0, np.nan, 30.0, 25.0]), "ape": np.array([1.0, 2.0, 3.0, 2.5])}
+    values |= {"no_face": np.array([0.0, 1.0, 0.0, 0.0]), "psnr_fixed_crop": np.arange(4.0)}  # not shown
+    table = Table((("s", "t"),) * 4, (("s", "t"),) * 4, {"model": values})
+    (labels, columns), names = sheets.extremes_sheet("swapping", table, {"output": flat(0, 100, 200, 50)})
     assert labels == ["best: output", "worst: output"]
     assert columns[0][:, 0, 0, 0].tolist() == [200, 0] and columns[1][:, 0, 0, 0].tolist() == [0, 200]
     assert names == ["psnr\nbest 30\nworst 20", "ape\nbest 1\nworst 3"]

@@ -111,7 +111,7 @@ def _ours(metric: str, published: Published, exam: str | None, report: dict, par
     if exam is None:
         why = f"not examined: evaluate.exams has none with pairs {' or '.join(published.kinds)}"
         return dict.fromkeys(("exam", "ours", "low", "high", "network", "data")) | {"comparable": "no", "why": why}
-    low, high = report["intervals"][exam].get(metric, (None, None))
+    low, high = report["intervals"].get(exam, {}).get(metric, (None, None))
     why = _not_comparable(metric, published, exam, report, params)
     return {
         "exam": exam,

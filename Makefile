@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help git repro test test-slow lint format setup faces services requirements retrain deploy worker
+.PHONY: help git repro test test-slow lint format setup faces services requirements retrain deploy worker ablations
 
 help:  ## what you can ask for
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -47,6 +47,9 @@ lint: setup  ## ruff: lint and format check; the params files against the preset
 format: setup  ## ruff: fix and format
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
+
+ablations: git setup  ## Table 4: IdT, AttrT and losses left out, as DVC experiments (six trainings of both stages)
+	@$(BIN)/python -m pipeline.ablations
 
 retrain: git setup  ## one retraining now, no server needed: fetch -> dvc repro -> gate -> promote -> report
 	@$(BIN)/python -m flows.retrain

@@ -60,8 +60,8 @@ def row(name: str, params: Params, places: Places, batches: Iterator[Batch] | No
     train(trainer, batches, lambda step, values: print(f"{name}: step {step}", end="\r", flush=True))
     scorer = Scorer(places.nets, params.evaluate.batch_size, torch.device("cpu"))
     act = runner(trainer.average, "reenactment", params.evaluate.batch_size)
-    same = measure("reconstruction", act, tests["reconstruction"], scorer)[0]
-    made, basis, control, _ = measure("reenactment", act, tests["reenactment"], scorer)
+    same = measure("reenactment", act, tests["reconstruction"], scorer, same=True)[0]
+    made, basis, control, *_ = measure("reenactment", act, tests["reenactment"], scorer)
     cells = [same["psnr"], made["psnr"], control["truth_as_driver"]["psnr"], basis["mean_frame"]["psnr"]]
     drops = [-control[kind]["psnr_drop"] for kind in ("shuffled_driver", "shuffled_source")]
     return f"| {name} | " + " | ".join([*(f"{x:.2f}" for x in cells), *(f"{x:+.2f}" for x in drops)]) + " |"

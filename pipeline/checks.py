@@ -1,6 +1,7 @@
 """What values of params.yaml must go together, and the files that they name."""
 
-from collections.abc import Iterator
+import difflib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,7 +9,10 @@ if TYPE_CHECKING:
     from pipeline.sections import Params
     from uniface.config import TrainConfig
 
-SEEN_BY_DVC = ("download.folder", "download.annotations", "pairs.path")
+SEEN_BY_DVC = (
+    "download.folder", "download.annotations", "pairs.path", "evaluate.pair_lists", "faceforensics.folder",
+    "faceforensics.pairs", "faceforensics.identities",
+)  # fmt: skip
 """Paths that dvc.yaml makes dependencies of: DVC must find them as they are written."""
 
 
@@ -45,8 +49,12 @@ def combinations(params: "Params") -> Iterator[str]:
             yield f"weights.roles.{role}.sha256: missing (sha256sum {choice.file})"
         elif choice.source and choice != type(choice)(source=choice.source):
             yield f"weights.roles.{role}: a source says all about its networks; the other keys belong to a file"
+        own = role == "regressor" and choice.file and not choice.file.lower().endswith(".onnx")
+        if own and not choice.landmarks:
+            yield f"weights.roles.{role}.landmarks: missing: similarity_Lm3D_all.mat belongs to Deep3DFaceRecon"
     if "{id}" not in params.download.url:
         yield f"download.url: {params.download.url!r} does not say where the video's {{id}} goes"
+    yield from _exams(params)
     for name in ("train_reenactment", "train_swapping"):
         config: TrainConfig = getattr(params, name)
         parts = compute.workers * config.accumulate
@@ -54,6 +62,33 @@ def combinations(params: "Params") -> Iterator[str]:
             yield f"{name}.batch_size: {config.batch_size} is no multiple of compute.workers x accumulate, {parts}"
     if params.train_swapping.augmentation:
         yield "train_swapping.augmentation: pairs of portraits are not augmented (Sec. 4.1), must be []"
+
+
+def _exams(params: "Params") -> Iterator[str]:
+    """What is wrong with the exams, and with what the gates ask of them."""
+    from pipeline.scoring.exams import KINDS, TAKEN
+
+    exams = {name: exam for name, exam in params.evaluate.exams.items() if exam}
+    if not exams:
+        yield "evaluate.exams: there is none"
+    for name, exam in exams.items():
+        if name in TAKEN:
+            yield f"evaluate.exams.{name}: metrics.json has a section of this name, choose another"
+        if exam.pairs not in KINDS:
+            yield f"evaluate.exams.{name}.pairs: {exam.pairs!r} is none of {', '.join(KINDS)}"
+    for name in params.promote.min_pairs:
+        if name not in exams:
+            yield f"promote.min_pairs.{name}: unknown key{closest(name, exams)}"
+    for metric in params.promote.gates:
+        name = metric.split(".")[0]
+        if name not in exams:
+            yield f"promote.gates.{metric}: evaluate.exams has no {name}{closest(name, exams)}"
+
+
+def closest(name: str, known: Iterable[str]) -> str:
+    """The known name that a wrong one looks like, as a question; nothing if it is like none."""
+    found = difflib.get_close_matches(name, list(known), 1)
+    return f", did you mean {found[0]}?" if found else ""
 
 
 def _value(params: "Params", name: str) -> Any:

@@ -1,33 +1,40 @@
 """Stage `evaluate`: both models on held-out identities, beside trivial baselines and controls that no cheat survives.
 
-Three tasks (Sec. 4.2): reconstruction (source and target of one clip), reenactment (of two persons), swapping (of two
-portraits). Where the sample made the data, the exact answer is rendered and PSNR, SSIM and a perceptual distance to it
-say how far off a result is; elsewhere these are only there for reconstruction, whose answer is the target.
-The first two use the model of stage 1, swapping that of stage 2. The same command writes the same reports.
+Its exams are listed in params.yaml (`evaluate.exams`), such as the three of Sec. 4.2: reconstruction (source and
+target of one clip), reenactment (of two persons), swapping (of two portraits). Where the sample made the data, the
+exact answer is rendered and PSNR, SSIM and a perceptual distance to it say how far off a result is; elsewhere these are
+only there for reconstruction, whose answer is the target. The same command writes the same reports. What was measured
+of a picture is kept in work/evaluate: an interrupted evaluation goes on, and a second one of the same model computes
+next to nothing.
 """
 
 import csv
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from pipeline.common.bucket import disk
-from pipeline.common.files import atomic_write, weights_digest, write_json
+from pipeline.common.code import code
+from pipeline.common.files import atomic_write, digest, weights_digest, write_json
 from pipeline.common.places import Places, main
-from pipeline.scoring.decoys import decoys, looks_right
-from pipeline.scoring.held_out import Pairs, clip_pairs, exact, others, portrait_pairs
+from pipeline.scoring import tables
+from pipeline.scoring.decoys import looks_right
+from pipeline.scoring.exams import SAME, pairs_of, write_list
+from pipeline.scoring.held_out import Pairs, others
 from pipeline.scoring.paper import write_comparison
 from pipeline.sections import Params
 from uniface.config import TASKS, Task
 
 if TYPE_CHECKING:
+    import torch
+
+    from pipeline.scoring.features import Pictures
     from pipeline.scoring.scorer import Row, Scorer
     from uniface.model import UniFace
 
-EXAMS = ("reconstruction", "reenactment", "swapping")  # names of sections of metrics.json, in their order
 BLUR = 1 / 64  # sigma of the blurred baselines, of the image's side: 1 pixel at 64
 TRUTH_BLUR = 2.5 / 64  # of the truth as a baseline: what a smear of the right person would get
 HEADLINES = ("psnr", "above_mean_frame", "right_face", "right_expression", "right_pose", "csim", "csim_target", "ape")
@@ -35,12 +42,17 @@ CHECK_MARGIN, CHECK_SHARE = 0.5, 0.95  # what the judge must see in exact swaps,
 
 
 def evaluate(params: Params, places: Places) -> dict:
-    """Measure both models and write reports/metrics.json, the extracts headlines.json and baselines.csv, vs_paper.csv
-    and samples/*.png.
+    """Measure both models and write reports/metrics.json, the extracts headlines.json and baselines.csv, intervals.csv,
+    vs_paper.csv, rows/*.csv (every pair), pairs/*.csv (which those are), samples/*.png, and the page of all that,
+    index.html.
 
     Returns what metrics.json holds. Raises FileNotFoundError or ValueError for missing or unusable inputs.
     """
-    return examine({task: places.model(task) for task in TASKS}, places.reports, params, places)
+    from pipeline.scoring.page import write_page
+
+    report = examine({task: places.model(task) for task in TASKS}, places.reports, params, places)
+    write_page(params, places)
+    return report
 
 
 def examine(models: Mapping[Task, Path], out: Path, params: Params, places: Places) -> dict:
@@ -48,50 +60,68 @@ def examine(models: Mapping[Task, Path], out: Path, params: Params, places: Plac
     import torch
 
     from pipeline.scoring.scorer import DEFINITIONS, FIXED, IDENTITY, Scorer
-    from uniface.data import ClipDataset, PairDataset
-    from uniface.model import UniFace
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     settings = params.evaluate
-    nets = {task: UniFace.load(path).to(device).eval() for task, path in models.items()}
-    scorer = Scorer(places.nets, settings.batch_size, device)
-    clips = ClipDataset(places.clips, "test", disk=disk(params.compute))
-    listed = "evaluation" if (places.pairs / "evaluation.parquet").is_file() else "test"
-    sets = {
-        "reconstruction": clip_pairs(clips, settings.pairs, params.seed, cross=False),
-        "reenactment": clip_pairs(clips, settings.pairs, params.seed, cross=True),
-        "swapping": portrait_pairs(PairDataset(places.pairs, listed, disk=disk(params.compute)), settings.pairs),
-    }
-    report: dict = {exam: {} for exam in EXAMS} | {"baselines": {}, "controls": {}}
-    for exam, (chosen, jobs) in sets.items():
-        task = "swapping" if exam == "swapping" else "reenactment"
-        if exam == "reconstruction":
-            chosen = replace(chosen, truth=chosen.target)
-        elif (params.pairs if task == "swapping" else params.download).source == "sample":
-            answers, wrong = exact(task, jobs, params, places.work), decoys(task, jobs, params, places.work)
-            chosen = replace(chosen, truth=answers, decoys=wrong)
-        run = runner(nets[task], task, settings.batch_size)
-        numbers, baselines, controls, made = measure(exam, run, chosen, scorer)
-        report[exam], report["baselines"][exam], report["controls"][exam] = numbers, baselines, controls
-        write_sheet(out / "samples" / f"{exam}.png", columns(exam, chosen, made), settings.grid_rows)
-        if exam != "reconstruction":
-            explain(nets[task], task, chosen, out / "samples", settings.grid_rows)
+    exams = {name: exam for name, exam in settings.exams.items() if exam}
+    nets = {task: _load(models[task], params, device) for task in TASKS if task in {e.model for e in exams.values()}}
+    scorer = Scorer(places.nets, settings.batch_size, device, places.work / "evaluate" / "features")
+    weights = {task: weights_digest(path) for task, path in models.items()}
+    sections = ("baselines", "controls", "pairs", "intervals", "frechet")
+    report: dict = {name: {} for name in exams} | {section: {} for section in sections}
+    report["exams"] = {name: asdict(exam) for name, exam in exams.items()}
+    explained, lines = set(), []
+    for name, exam in exams.items():
+        chosen, same = pairs_of(name, exam, params, places), exam.pairs in SAME
+        run = runner(nets[exam.model], exam.task, settings.batch_size, weights[exam.model])
+        print(f"evaluate: {name}, {len(chosen)} pairs", flush=True)
+        found = measure(exam.task, run, chosen, scorer, same)
+        report[name], report["baselines"][name], report["controls"][name] = found[:3]
+        report["pairs"][name] = len(chosen)
+        write_list(out / "pairs" / f"{name}.csv", chosen)
+        write_rows(out / "rows" / f"{name}.csv", found.rows)
+        report["frechet"][name] = found.frechet
+        pairwise = tables.beside(tables.table(chosen, found.rows), tables.champion(places, name))
+        lines += tables.intervals(
+            name, pairwise, {p: {scorer.frechet: n[scorer.frechet]} for p, n in beside(name, report).items()}
+        )
+        shown = columns(chosen, found.made, same)
+        write_sheet(out / "samples" / f"{name}.png", shown, settings.grid_rows)
+        write_extremes(out / "samples" / f"{name}_extremes.png", name, pairwise, shown)
+        if not same and exam.task not in explained:
+            explained.add(exam.task)
+            explain(nets[exam.model], exam.task, chosen, out / "samples", settings.grid_rows)
     report["networks"] = scorer.networks()
-    if check := report["controls"]["swapping"].get("judge_check"):
+    checks = [controls["judge_check"] for controls in report["controls"].values() if "judge_check" in controls]
+    if checks:
         for metric in IDENTITY:
-            report["networks"][metric]["passes_check"] = check["passed"]
-            report["networks"][metric + FIXED]["passes_check"] = check["fixed_crop"]["passed"]
-    report["pairs"] = {exam: len(chosen) for exam, (chosen, _) in sets.items()}
-    report["models"] = {exam: f"stage {1 + (exam == 'swapping')}" for exam in EXAMS}
-    report["weights"] = {task: weights_digest(path) for task, path in models.items()}  # `register` compares
+            report["networks"][metric]["passes_check"] = checks[0]["passed"]
+            report["networks"][metric + FIXED]["passes_check"] = checks[0]["fixed_crop"]["passed"]
+    report["models"] = {name: f"stage {1 + (exam.model == 'swapping')}" for name, exam in exams.items()}
+    report["weights"] = weights  # `register` compares
     report["definitions"] = DEFINITIONS
+    for line in lines:
+        if line["picture"] == tables.MODEL and line["low"] is not None:
+            report["intervals"].setdefault(line["exam"], {})[line["metric"]] = [line["low"], line["high"]]
     write_json(out / "metrics.json", report)
+    tables.write_intervals(out / "intervals.csv", lines)
     write_json(out / "headlines.json", headlines(report))
     write_baselines(out / "baselines.csv", report)
     write_comparison(out / "vs_paper.csv", report, params)
-    for exam in EXAMS:
-        print(f"evaluate: {exam}: " + ", ".join(f"{name} {value:.4g}" for name, value in report[exam].items()))
+    scorer.tidy()
+    for name in exams:
+        print(f"evaluate: {name}: " + ", ".join(f"{metric} {value:.4g}" for metric, value in report[name].items()))
     return report
+
+
+def _load(path: Path, params: Params, device: "torch.device") -> "UniFace":
+    """A model. Raises ValueError if it makes pictures of another size than the data are."""
+    from uniface.model import UniFace, read_metadata
+
+    size = read_metadata(path)[0].image_size
+    if size != params.image_size:
+        raise ValueError(f"{path} makes pictures of {size} pixels, image_size is {params.image_size}: train it again")
+    return UniFace.load(path).to(device).eval()
 
 
 # --- measuring -----------------------------------------------------------------------------------------------------
@@ -99,77 +129,121 @@ def examine(models: Mapping[Task, Path], out: Path, params: Params, places: Plac
 Run = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
-def runner(model: "UniFace", task: Task, batch_size: int) -> Run:
-    """The model as a function of uint8 pictures (N, H, W, 3), as a user would get them."""
+class Runner:
+    """The model as a function of uint8 pictures (N, H, W, 3), as a user would get them.
+
+    `name` is a digest of what it does, empty without the digest of its weights.
+    """
+
+    def __init__(self, model: "UniFace", task: Task, batch_size: int, weights: str):
+        self._model, self._task, self._batch_size = model, task, batch_size
+        self._device = next(model.parameters()).device
+        self.name = weights and digest(weights, task, batch_size, self._device.type, code("uniface.model"))
+
+    def __call__(self, source: np.ndarray, target: np.ndarray) -> np.ndarray:
+        import torch
+
+        from uniface.images import to_tensor, to_uint8
+
+        made = []
+        with torch.inference_mode():
+            for start in range(0, len(source), self._batch_size):
+                rows = slice(start, start + self._batch_size)
+                images = [to_tensor(x[rows]).to(self._device) for x in (source, target)]
+                made.append(to_uint8(self._model(*images, task=self._task)))
+        return np.concatenate(made)
+
+
+def runner(model: "UniFace", task: Task, batch_size: int, weights: str = "") -> Runner:
+    """A task as the model does it; with the digest of its `weights` what it makes is made when it is looked at."""
+    return Runner(model, task, batch_size, weights)
+
+
+class Measured(NamedTuple):
+    """The model's numbers, the baselines', the controls', what the model made of right and wrong inputs, and all rows.
+
+    `rows`: "model", or the name of a baseline or control -> metric -> its value for each pair.
+    """
+
+    numbers: dict
+    baselines: dict
+    controls: dict
+    made: "dict[str, Pictures]"
+    rows: "dict[str, Row]"
+    frechet: dict  # of `tables.frechet_bias`
+
+
+def measure(task: Task, run: Run, pairs: Pairs, scorer: "Scorer", same: bool = False) -> Measured:
+    """A task done by `run` on the pairs, beside baselines and controls. `same`: the answer is the target itself."""
     import torch
 
-    from uniface.images import to_tensor, to_uint8
-
-    device = next(model.parameters()).device
-
-    @torch.inference_mode()
-    def run(source: np.ndarray, target: np.ndarray) -> np.ndarray:
-        starts = range(0, len(source), batch_size)
-        cut = [[to_tensor(x[s : s + batch_size]).to(device) for x in (source, target)] for s in starts]
-        return np.concatenate([to_uint8(model(*images, task=task)) for images in cut])
-
-    return run
-
-
-def measure(exam: str, run: Run, pairs: Pairs, scorer: "Scorer") -> tuple[dict, dict, dict, dict[str, np.ndarray]]:
-    """The model's numbers, the baselines', the controls', and what the model made of right and wrong inputs."""
-    import torch
-
+    from pipeline.scoring.features import Pictures
     from pipeline.scoring.scorer import means
     from uniface.metrics import frechet
 
-    print(f"evaluate: {exam}, {len(pairs)} pairs", flush=True)
-    source, target = scorer.know(pairs.source), scorer.know(pairs.target)
+    sources, targets = Pictures(pairs.source), Pictures(pairs.target)
+    truth = None if pairs.truth is None else Pictures(pairs.truth)
+    source, target = scorer.know(sources), scorer.know(targets)
     real = torch.cat([source.pooled, target.pooled])
+    rows: dict[str, Row] = {}
     mean_frame = None
-    if pairs.truth is not None and pairs.mean_frame is not None:
-        mean_frame = scorer.compare(pairs.mean_frame, pairs.truth)["psnr"]
+    if truth is not None and pairs.mean_frame is not None:
+        mean_frame = scorer.compare(pairs.mean_frame, truth)["psnr"]
 
-    def row(pictures: np.ndarray) -> tuple["Row", dict[str, float]]:
+    def act(a: Pictures, b: Pictures) -> Pictures:
+        return Pictures.made(run, a, b, name=getattr(run, "name", ""))
+
+    def right(pictures: Pictures) -> "Row":
+        if not pairs.decoys:
+            return {}
+        answers = [Pictures(wrong.reshape(-1, *wrong.shape[2:])) for wrong in pairs.decoys.values()]
+        name = f"right {code('pipeline.scoring.decoys')}"
+        found = scorer.remembered(name, [pictures, truth, *answers], lambda: looks_right(pictures, pairs))
+        return {metric: found[metric] for metric in pairs.decoys}  # in an order that no file decides
+
+    def row(name: str, pictures: Pictures) -> dict[str, float]:
         found = scorer.know(pictures)
         values = scorer.judged(found, source, target, pairs)
-        if pairs.truth is not None:
-            compared = scorer.compare(pictures, pairs.truth, pairs.target if exam == "swapping" else None)
+        if truth is not None:
+            compared = scorer.compare(pictures, truth, targets if task == "swapping" else None)
             if mean_frame is not None:
                 compared["above_mean_frame"] = compared["psnr"] - mean_frame
-            values = compared | looks_right(pictures, pairs) | values
-        return values, means(values) | {scorer.frechet: round(frechet(found.pooled, real), 5)}
+            values = compared | right(pictures) | values
+        rows[name] = values
+        return means(values) | {scorer.frechet: round(frechet(found.pooled, real), 5)}
 
-    made = {"right": run(pairs.source, pairs.target)}
-    right, numbers = row(made["right"])
-    baselines = {name: row(pictures)[1] for name, pictures in _trivial(exam, pairs).items()}
-    if exam == "reconstruction":
-        return numbers, baselines, {}, made
+    made = {"right": act(sources, targets)}
+    numbers = row("model", made["right"])
+    baselines = {name: row(name, Pictures(pictures)) for name, pictures in _trivial(pairs, same).items()}
     controls: dict = {}
-    if pairs.truth is not None:
-        answers, baselines["exact_truth"] = row(pairs.truth)
-        baselines["blurred_truth"] = row(_blurred(pairs.truth, TRUTH_BLUR))[1]
-        if exam == "swapping":
-            controls["judge_check"] = _judge_check(answers)
+    bias = tables.frechet_bias(scorer.know(made["right"]).pooled, source.pooled, target.pooled)
+    measured = Measured(numbers, baselines, controls, made, rows, bias)
+    if same:
+        return measured
+    if truth is not None:
+        baselines["exact_truth"] = row("exact_truth", truth)
+        baselines["blurred_truth"] = row("blurred_truth", Pictures(_blurred(pairs.truth, TRUTH_BLUR)))
+        if task == "swapping":
+            controls["judge_check"] = _judge_check(rows["exact_truth"])
         else:  # the right pose on the right person: what the driver's own look costs is missing here
-            controls["truth_as_driver"] = row(run(pairs.source, pairs.truth))[1]
+            controls["truth_as_driver"] = row("truth_as_driver", act(sources, truth))
     # shuffle one input; the answer stays that of the right one
     source_order = others(pairs.source_identity, pairs.target_identity)
     driver_order = others(pairs.target_identity, pairs.source_identity)
     if source_order is not None:
-        made["wrong source"] = run(pairs.source[source_order], pairs.target)
-        wrong, controls["shuffled_source"] = row(made["wrong source"])
-        if exam == "swapping":
-            controls["wrong_source"] = _right_beats_wrong(right, wrong)
+        made["wrong source"] = act(Pictures(pairs.source[source_order]), targets)
+        controls["shuffled_source"] = row("shuffled_source", made["wrong source"])
+        if task == "swapping":
+            controls["wrong_source"] = _right_beats_wrong(rows["model"], rows["shuffled_source"])
     if driver_order is not None:
-        made["wrong driver"] = run(pairs.source, pairs.target[driver_order])
-        controls["shuffled_driver"] = row(made["wrong driver"])[1]
+        made["wrong driver"] = act(sources, Pictures(pairs.target[driver_order]))
+        controls["shuffled_driver"] = row("shuffled_driver", made["wrong driver"])
     for shuffled in (controls[name] for name in ("shuffled_source", "shuffled_driver") if name in controls):
         if "psnr" in numbers:
             shuffled["psnr_drop"] = round(numbers["psnr"] - shuffled["psnr"], 5)
-    if exam == "swapping":
-        controls["self"] = means({"psnr": scorer.compare(run(pairs.target, pairs.target), pairs.target)["psnr"]})
-    return numbers, baselines, controls, made
+    if task == "swapping":
+        controls["self"] = means({"psnr": scorer.compare(act(targets, targets), targets)["psnr"]})
+    return measured
 
 
 def _blurred(pictures: np.ndarray, sigma: float) -> np.ndarray:
@@ -181,10 +255,10 @@ def _blurred(pictures: np.ndarray, sigma: float) -> np.ndarray:
     return np.stack([to_uint8(blurred(to_tensor(picture)[None], pixels))[0] for picture in pictures])
 
 
-def _trivial(exam: str, pairs: Pairs) -> dict[str, np.ndarray]:
+def _trivial(pairs: Pairs, same: bool) -> dict[str, np.ndarray]:
     """What needs no model: the inputs themselves, blurred, and the mean frame of the source's video."""
     found = {"copy_source": pairs.source, "blurred_source": _blurred(pairs.source, BLUR)}
-    if exam != "reconstruction":  # whose target is the answer
+    if not same:  # where the target is the answer
         found |= {"copy_target": pairs.target, "blurred_target": _blurred(pairs.target, BLUR)}
     if pairs.mean_frame is not None:
         found["mean_frame"] = pairs.mean_frame
@@ -219,31 +293,51 @@ def _right_beats_wrong(right: "Row", wrong: "Row") -> dict[str, float]:
 
 def headlines(report: Mapping[str, dict]) -> dict[str, dict[str, float]]:
     """The few numbers of `dvc metrics show`: exam -> metric -> number; what was not measured is left out."""
-    found = {exam: {name: report[exam][name] for name in HEADLINES if name in report[exam]} for exam in EXAMS}
-    if wrong := report["controls"]["swapping"].get("wrong_source"):
-        found["swapping"] |= {name: wrong[name] for name in ("right_beats_wrong",) if name in wrong}
+    found = {}
+    for exam in report["exams"]:
+        wrong = report["controls"][exam].get("wrong_source", {})
+        found[exam] = {name: report[exam][name] for name in HEADLINES if name in report[exam]}
+        found[exam] |= {name: wrong[name] for name in ("right_beats_wrong",) if name in wrong}
     return found
+
+
+def beside(exam: str, report: Mapping[str, dict]) -> dict[str, dict[str, float]]:
+    """The numbers of the model, and of those baselines and controls that were measured as the model was."""
+    found = {tables.MODEL: report[exam], **report["baselines"][exam], **report["controls"][exam]}
+    return {name: values for name, values in found.items() if "csim" in values}
 
 
 def write_baselines(path: Path, report: Mapping[str, dict]) -> None:
     """The model beside baselines and controls, a row each, for `dvc plots show`."""
     rows = []
-    for exam in EXAMS:
-        beside = {"the model": report[exam], **report["baselines"][exam], **report["controls"][exam]}
-        for name, values in beside.items():
-            if "csim" in values:  # measured as the model was
-                label = f"{exam}: {name.replace('_', ' ')}"
-                rows.append([label, *(values.get(metric, "") for metric in ("psnr", "csim", "csim_target"))])
+    for exam in report["exams"]:
+        for name, values in beside(exam, report).items():
+            label = f"{exam}: {'the model' if name == tables.MODEL else name.replace('_', ' ')}"
+            rows.append([label, *(values.get(metric, "") for metric in ("psnr", "csim", "csim_target"))])
     with atomic_write(path) as part, part.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("picture", "psnr", "csim", "csim_target"))
         writer.writerows(rows)
 
 
-def columns(exam: str, pairs: Pairs, made: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def write_rows(path: Path, rows: "Mapping[str, Row]") -> None:
+    """Every pair's numbers: a row for the model, each baseline and each control.
+
+    `pair` counts the rows of pairs/*.csv from 0.
+    """
+    metrics = list(rows["model"])
+    with atomic_write(path) as part, part.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(("picture", "pair", *metrics))
+        for picture, values in rows.items():
+            for pair, numbers in enumerate(zip(*(values[metric].tolist() for metric in metrics), strict=True)):
+                writer.writerow((picture, pair, *("" if math.isnan(number) else f"{number:.6g}" for number in numbers)))
+
+
+def columns(pairs: Pairs, made: "Mapping[str, Pictures]", same: bool) -> dict:
     """Label -> pictures (N, H, W, 3), in the order of the sheet."""
     found = {"source": pairs.source, "target": pairs.target, "output": made["right"]}
-    if exam != "reconstruction":
+    if not same:
         found |= {"exact truth": pairs.truth, "mean frame": pairs.mean_frame}
         found |= {f"{kind}: output": made.get(kind) for kind in ("wrong source", "wrong driver")}
     return {label: pictures for label, pictures in found.items() if pictures is not None}
@@ -251,21 +345,35 @@ def columns(exam: str, pairs: Pairs, made: dict[str, np.ndarray]) -> dict[str, n
 
 def write_sheet(path: Path, pictures: dict[str, np.ndarray], rows: int) -> None:
     """The first pairs as a labelled sheet."""
-    from pipeline.common.sheets import sheet
-    from uniface.images import write_image
+    from pipeline.common import sheets
 
-    write_image(path, sheet(list(pictures), [column[:rows] for column in pictures.values()]))
+    sheets.write_sheet(path, list(pictures), [column[:rows] for column in pictures.values()])
+
+
+def write_extremes(path: Path, exam: str, pairwise: tables.Table, pictures: Mapping) -> None:
+    """The best and the worst pair by each metric, as a sheet."""
+    from pipeline.common import sheets
+    from pipeline.scoring.sheets import extremes_sheet
+
+    shown = {label: pictures[label] for label in ("source", "target", "output", "exact truth") if label in pictures}
+    drawn, names = extremes_sheet(exam, pairwise, shown)
+    if names:
+        sheets.write_sheet(path, *drawn, names)
 
 
 def explain(model: "UniFace", task: Task, pairs: Pairs, folder: Path, rows: int) -> None:
-    """Fig. 9's displacement field (stage 1) and Fig. 8's attention (stage 2) of the first pairs."""
-    from pipeline.scoring.sheets import attention_sheet, fdf_sheet
-    from uniface.images import write_image
+    """Fig. 9's displacement field and Fig. 8's retrieval (reenactment), Fig. 8's attention (swapping)."""
+    from pipeline.common import sheets
+    from pipeline.scoring.sheets import attention_sheet, fdf_sheet, retrieval_sheet
 
-    draw, name = (attention_sheet, "attention") if task == "swapping" else (fdf_sheet, "fdf")
-    picture = draw(model, pairs.source[:rows], pairs.target[:rows])
-    if picture is not None:
-        write_image(folder / f"{name}.png", picture)
+    first = pairs.source[:rows], pairs.target[:rows]
+    if task == "swapping":
+        found = {"attention": attention_sheet(model, *first)}
+    else:
+        found = {"fdf": fdf_sheet(model, *first), "retrieval": retrieval_sheet(model, pairs)}
+    for name, drawn in found.items():
+        if drawn is not None:
+            sheets.write_sheet(folder / f"{name}.png", *drawn)
 
 
 if __name__ == "__main__":

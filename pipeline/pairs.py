@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +26,7 @@ from pipeline.common.places import Places, main
 from pipeline.common.progress import progress
 from pipeline.portraits.layouts import IDENTITIES, PARTITION, Files, Item, Layout, open_source
 from pipeline.portraits.prepare import Rejected, prepare
+from pipeline.portraits.shards import write_shard
 from pipeline.sections import PairsParams, Params
 
 if TYPE_CHECKING:
@@ -167,7 +168,7 @@ def _write_shards(
             if not (record.is_file() and path.is_file()):
                 numbers = range(start, min(start + per_shard, len(items)))
                 blocks = (numbers[first : first + BLOCK] for first in range(0, len(numbers), BLOCK))
-                write_json(record, _write_shard(path, (list(pool.map(one, block)) for block in blocks)))
+                write_json(record, write_shard(path, (list(pool.map(one, block)) for block in blocks)))
             index += json.loads(record.read_text())
     return index
 
@@ -177,23 +178,6 @@ def _read(files: Files, name: str) -> bytes:
         return files.read(name)
     except OSError as error:
         raise Rejected("unreadable", str(error)) from error
-
-
-def _write_shard(path: Path, blocks: Iterable[list[tuple[bytes, dict]]]) -> list[dict]:
-    """Write the images that were kept, block by block; the rows of all, with shard and row put in."""
-    rows, kept = [], 0
-    with schemas.writer(path, schemas.IMAGES) as file:
-        for block in blocks:
-            cells = []
-            for image, row in block:
-                row |= {"shard": None, "row": None}
-                if row["status"] == "kept":
-                    row |= {"shard": path.name, "row": kept + len(cells)}
-                    cells.append({key: row[key] for key in ("image_id", "identity", "split")} | {"image": image})
-            schemas.append(file, cells)
-            kept += len(cells)
-            rows += [row for _, row in block]
-    return rows
 
 
 # --- pairs ---------------------------------------------------------------------------------------------------------

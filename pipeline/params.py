@@ -4,19 +4,18 @@ The file is read as DVC reads it (YAML 1.2): `dvc exp run -S train_reenactment.l
 number there and a text in YAML 1.1.
 """
 
-import difflib
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from pipeline.checks import combinations, paths
-from pipeline.sections import ComputeParams, Exam, GateParams, Params, Role, RoleParams
+from pipeline.checks import closest, combinations, paths
+from pipeline.sections import ComputeParams, ExamParams, GateParams, Params, Role, RoleParams
 from uniface.config import WrongSettings
 
 
@@ -31,6 +30,7 @@ def _strict(cls: type) -> None:
 _strict(Params)
 _strict(GateParams)  # out of reach inside a dict, like the next
 _strict(RoleParams)
+_strict(ExamParams)
 _ADAPTER = TypeAdapter(Params)
 
 
@@ -115,8 +115,7 @@ def _explain(error: dict) -> Iterator[str]:
     elif name == "model.image_size":
         yield f"  image_size: {error['msg']}, got {error['input']!r}"
     elif error["type"] == "literal_error" and "[key]" in error["loc"]:
-        known = get_args(Role) if place[0] == "weights" else get_args(Exam)
-        yield f"  {name}: unknown key{_closest(place[-1], known)}"
+        yield f"  {name}: unknown key{closest(place[-1], get_args(Role))}"
     else:
         yield f"  {name}: {error['msg']}, got {error['input']!r}"
 
@@ -127,14 +126,9 @@ def _meant(place: list[str]) -> str:
     for name in place[:-1]:
         section = next((field.type for field in fields(section) if field.name == name), None)
         if not is_dataclass(section):
-            section = RoleParams if place[0] == "weights" else GateParams  # those inside a mapping
+            section = {"weights": RoleParams, "evaluate": ExamParams}.get(place[0], GateParams)  # inside a mapping
             break
-    return _closest(place[-1], [field.name for field in fields(section)])
-
-
-def _closest(name: str, known: Sequence[str]) -> str:
-    found = difflib.get_close_matches(name, known, 1)
-    return f", did you mean {found[0]}?" if found else ""
+    return closest(place[-1], [field.name for field in fields(section)])
 
 
 def _expanded(params: Params) -> Params:
@@ -144,7 +138,7 @@ def _expanded(params: Params) -> Params:
         return os.path.expanduser(path)
 
     roles = {
-        role: replace(choice, file=home(choice.file), centre=home(choice.centre))
+        role: replace(choice, file=home(choice.file), centre=home(choice.centre), landmarks=home(choice.landmarks))
         for role, choice in params.weights.roles.items()
     }
     return replace(

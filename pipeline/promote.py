@@ -13,6 +13,7 @@ version and an artifact with its reasons. Exit status: 0 promoted or already cha
 
 import json
 import math
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
@@ -153,6 +154,7 @@ def promote(params: Params, places: Places, evaluate: Evaluate | None = None, dr
         decision = Decision(registry.name, number, champion, outcome, checks, _now(), dry_run)
         if not dry_run:
             _carry_out(registry, decision)
+            _remember(registry, places)
     return decision
 
 
@@ -216,6 +218,18 @@ def _carry_out(registry: versions.Registry, decision: Decision) -> None:
         registry.tag(decision.candidate, tags)
 
 
+def _remember(registry: versions.Registry, places: Places) -> None:
+    """What the version that serves scored on each pair, in work/champion: the next evaluation compares with it."""
+    folder, number = places.work / "champion", registry.aliases().get("champion")
+    shutil.rmtree(folder, ignore_errors=True)
+    if number is None or not registry.metrics(number):  # no champion, or its run is gone
+        return
+    for name in ("rows", "pairs"):
+        with tempfile.TemporaryDirectory() as place:
+            if found := registry.artifact(number, f"reports/{name}", place):
+                shutil.copytree(found, folder / name)
+
+
 def _tags(outcome: str, at: str, reason: str) -> dict[str, str]:
     return {"decision": outcome, "decided_at": at, "decision_reason": reason[:2000]}
 
@@ -272,6 +286,7 @@ def rollback(params: Params, places: Places) -> str:
             out: {**_tags("rolled back", at, f"rollback to version {back}"), "rolled_back": at},
         }
         move(registry, back, out, tags)
+        _remember(registry, places)
     return f"version {back} serves again; version {out} was taken out"
 
 

@@ -8,6 +8,7 @@ import base64
 import dataclasses
 import io
 import json
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Mapping
@@ -28,6 +29,8 @@ from uniface.use.bundle import DETECTOR
 
 if TYPE_CHECKING:
     from uniface.model import UniFace
+
+NETWORKS = (".onnx", ".pth", ".safetensors")  # endings of their files
 
 # to serve a version
 NEEDED = (
@@ -81,6 +84,9 @@ def register(params: Params, places: Places) -> dict[str, Any]:
         onnx = {task: version.tags[f"onnx_{task}"] for task in TASKS}
         with tempfile.TemporaryDirectory() as folder:
             write_json(Path(folder) / "metrics.json", scores)
+            for path in _pages(places):
+                copy = shutil.copytree if path.is_dir() else shutil.copy
+                copy(path, Path(folder) / path.name)
             registry.log_folder(version.version, folder, "reports")
     registry.set_alias("candidate", version.version)
     registered = {
@@ -98,6 +104,11 @@ def register(params: Params, places: Places) -> dict[str, Any]:
     write_json(places.reports / "registered.json", registered)
     print(f"{registry.name} version {version.version}, alias candidate; onnx: {onnx}")
     return registered
+
+
+def _pages(places: Places) -> list[Path]:
+    """What a person and the next evaluation read of a version: the page, and the numbers of every pair."""
+    return [path for name in ("index.html", "rows", "pairs") if (path := places.reports / name).exists()]
 
 
 def _need(path: Path, stage: str) -> None:
@@ -170,6 +181,8 @@ def _create(
             run.log_artifact(files / "reports", "reports")
             if samples.is_dir():
                 run.log_artifact(samples, "reports/samples")
+            for path in _pages(places):
+                run.log_artifact(path, f"reports/{path.name}" if path.is_dir() else "reports")
             for name in ("dvc.lock", "dvc.yaml", "params.yaml"):
                 if (places.root / name).is_file():
                     run.log_artifact(places.root / name, "project")
@@ -222,8 +235,10 @@ def evaluation_digest(places: Places, params: Params) -> str:
     files = [found for name, found in clips.items() if PurePath(name).match("test-*.parquet")]
     files += [pairs[name] for name in ("test.parquet", "evaluation.parquet") if name in pairs]
     files += [found for name, found in pairs.items() if PurePath(name).match("images-*.parquet")]
+    files += [found for _, found in _sums(places, places.faceforensics)]
     files += [found[ELSEWHERE] for found in (clips, pairs) if ELSEWHERE in found]
-    files += [sha256(file) for file in sorted(places.nets.rglob("*.onnx"))]
+    files += [sha256(file) for file in sorted(places.nets.rglob("*")) if file.suffix in NETWORKS]
+    files += [sha256(file) for file in sorted((places.root / params.evaluate.pair_lists).glob("*.csv"))]
     return digest(*(["file", found] for found in files), params.evaluate, params.seed, params.image_size)
 
 

@@ -8,7 +8,6 @@ from typing import Any
 from pipeline.common import timing
 from pipeline.common.places import Places
 from pipeline.tracking import local, store, versions
-from uniface.config import TASKS
 
 
 def summary(places: Places) -> str:
@@ -24,7 +23,7 @@ def summary(places: Places) -> str:
     pictures = sorted((places.reports / "samples").glob("*.png"))
     name, version = registered["name"], registered["version"]
     lines = ["", "Scores on held-out identities (reports/metrics.json, reports/vs_paper.csv)"]
-    for exam in ("reconstruction", *TASKS):
+    for exam in metrics["pairs"]:
         lines += comparison(exam, metrics)
     lines += ["", "Pictures", *(f"  {path.relative_to(places.root)}" for path in pictures)]
     lines += ["", f"Registered: {name} version {version}, alias {registered['alias']} ({registered['uri']})"]
@@ -33,7 +32,7 @@ def summary(places: Places) -> str:
     lines += [
         "",
         "Next",
-        "  open reports/samples/ and look",
+        "  open reports/index.html                                numbers, curves and pictures on one page",
         "  python -m uniface swap SOURCE TARGET -o OUT.png        try two pictures of your own",
         "  mlflow ui --backend-store-uri sqlite:///mlflow.db      curves, versions, artifacts",
         "  python -m pipeline.promote --dry-run                   would the gates let this version in?",

@@ -110,6 +110,14 @@ SHARDS = _schema(
     _field("bytes", pa.int64(), "its size", "bytes"),
     _field("sha256", pa.string(), "of its bytes"),
 )
+FACEFORENSICS = _schema(
+    "faceforensics",
+    _field("video", pa.string(), "the file's name without .mp4"),
+    _field("identity", pa.string(), "whom it shows, if it is kept", nullable=True),
+    _field("frames", pa.int32(), "with a face, of those looked at", "frames"),
+    _field("status", pa.string(), "kept, unreadable or no_face"),
+    _field("reason", pa.string(), "why it is not kept, or what is missing", nullable=True),
+)
 
 ROWS_PER_GROUP = {"clips": 1, "images": 1}
 """Rows that are read together: clips and images one by one, in any order, without reading their neighbours."""

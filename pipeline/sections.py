@@ -39,7 +39,8 @@ class RoleParams:
 
     `file` is a path or an address, with its `sha256`. What it takes is (pixel - mean) / scale of pixels in 0..255, in
     this order of `channels`; without mean and scale [-1, 1]. `centre` is a JSON file with the mean vector of many
-    faces, which a recogniser may need. `self_test` tries it on a photograph.
+    faces, which a recogniser may need. `landmarks` is `similarity_Lm3D_all.mat`, which belongs to a regressor that is a
+    PyTorch checkpoint of Deep3DFaceRecon. `self_test` tries it on a photograph.
     """
 
     source: Literal["", "sample", "packages", "internet"] = ""
@@ -49,6 +50,7 @@ class RoleParams:
     mean: Finite | None = None
     scale: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     centre: str = ""
+    landmarks: str = ""
     self_test: bool = True
 
 
@@ -115,12 +117,45 @@ class PairsParams:
 
 
 @dataclass(frozen=True)
+class FaceForensicsParams:
+    """Stage `faceforensics`: which videos, how many frames of each, which pairs, and who is who."""
+
+    folder: str
+    quality: Literal["raw", "c23", "c40"]
+    frames: Count
+    pairs: str
+    identities: str
+    threshold: Annotated[float, Field(ge=-1, le=1)]
+
+
+@dataclass(frozen=True)
+class ExamParams:
+    """One exam of the stage `evaluate`: a task, done by the model of a stage, on pairs of one kind.
+
+    `pairs` is a name in pipeline/scoring/exams.py. `count` pairs instead of `evaluate.pairs`, if not 0.
+    """
+
+    task: Literal["reenactment", "swapping"]
+    model: Literal["reenactment", "swapping"]
+    pairs: str
+    count: Number = 0
+
+
+ExamName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+
+
+@dataclass(frozen=True)
 class EvaluateParams:
-    """Stage `evaluate`: how many pairs of each exam, how many at a time, how many on each picture."""
+    """Stage `evaluate`: the exams by name (null: not examined), how many pairs of each, how many at a time.
+
+    `pair_lists` is a folder in which EXAM.csv says which pairs those are; `grid_rows` are shown on each picture.
+    """
 
     pairs: Annotated[int, Field(ge=2)]
     batch_size: Count
     grid_rows: Count
+    exams: dict[ExamName, ExamParams | None]
+    pair_lists: str
 
 
 @dataclass(frozen=True)
@@ -139,8 +174,7 @@ class GateParams:
     tolerance: Amount | None  # how much worse than the champion is still accepted
 
 
-Exam = Literal["reconstruction", "reenactment", "swapping"]
-Metric = Annotated[str, Field(pattern=r"^(reconstruction|reenactment|swapping)\.\w+$")]
+Metric = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*\.\w+$")]
 
 
 @dataclass(frozen=True)
@@ -148,7 +182,7 @@ class PromoteParams:
     """The gates of pipeline/promote.py: metric by its dotted name -> gate, exam -> least number of evaluated pairs."""
 
     gates: dict[Metric, GateParams]
-    min_pairs: dict[Exam, Number]
+    min_pairs: dict[ExamName, Number]
 
 
 @dataclass(frozen=True)
@@ -177,6 +211,7 @@ class Params:
     download: DownloadParams
     crop: CropParams
     pairs: PairsParams
+    faceforensics: FaceForensicsParams
     model: ModelConfig
     train_reenactment: TrainConfig
     train_swapping: TrainConfig

@@ -22,6 +22,7 @@ from pipeline.common.places import Places, main
 from pipeline.sections import ComputeParams, Params
 from pipeline.tracking.watch import watched
 from pipeline.training.job import TrainJob, fingerprint, inputs, make_job
+from pipeline.training.progress import write_progress
 from pipeline.training.worker import STATE, check_contextual_maps, train_worker
 from uniface.config import TASKS, Task
 from uniface.model import UniFace
@@ -34,19 +35,22 @@ MAX_FAILURES = 2  # of a worker, before training gives up
 def train_stage(task: Task, params: Params, places: Places) -> Path:
     """Train one task from `data/`; write `models/<task>.safetensors`, whose path it returns, and `reports/<task>.csv`.
 
+    Also `reports/progress/<task>.png`, what the model made of the same pairs at several steps.
     Raises FileNotFoundError if an input is missing, ValueError if one is unfit, RuntimeError if training fails.
     """
     places, stage = Places(places.root.resolve()), f"train_{task}"
     job = make_job(task, params, places)
     folder = work_folder(stage, *fingerprint(job), work=places.work)
     model, report = places.model(task), places.reports / f"{task}.csv"
-    finished = {folder / model.name: model, folder / report.name: report}
+    progress = places.reports / "progress" / f"{task}.png"
+    finished = {folder / model.name: model, folder / report.name: report, folder / "progress.png": progress}
     if all(path.is_file() for path in finished):
         print(f"{stage}: trained before ({folder.relative_to(places.root)}), writing the outputs again", flush=True)
     else:
         check_contextual_maps(job)
         state = run_on_ray(job, params.compute, folder, places)
         write_results(job, state, folder / model.name, folder / report.name)
+        write_progress(folder / "samples", folder / "progress.png", job.model.image_size)
         shutil.rmtree(folder / "ray", ignore_errors=True)
     for path, out in finished.items():
         with atomic_write(out) as part:

@@ -34,7 +34,8 @@ def weights(
     """Fill `data/weights` with the networks and `weights.json`, which says of each role what plays it.
 
     Its entries hold file, name, sha256, licence, url, source, stand_in; `original_sha256` of what was converted, the
-    `centre` (D,) of a recogniser, the `metric` that the net's distances are called by, the `report` of a stand-in.
+    `centre` (D,) of a recogniser, the `standard_points` (5, 3) of D3DFR's face, the `metric` that the net's distances
+    are called by, the `report` of a stand-in.
     Returns what weights.json holds. Raises FileNotFoundError for a missing file or package, ValueError for one that is
     not what its checksum or its role says, ConnectionError for one that never came whole; the folder is only replaced
     once everything is there.
@@ -45,6 +46,7 @@ def weights(
         wanted[role] = _chosen(role, choice, sources)
     chosen = list(wanted.values())
     centres = {weight.role: weight.read_centre() for weight in chosen if weight.centre}
+    standard = {weight.role: _standard_points(weight.landmarks) for weight in chosen if weight.landmarks}
     work = work_folder("weights", [asdict(weight) for weight in chosen], work=places.work)
     manifest = {weight.role: _obtain(weight, work, places.work / "weights") for weight in chosen}
     report = _report(shipped)
@@ -53,11 +55,19 @@ def weights(
             entry["report"] = report.get(role, {})
         if role in centres:
             entry["centre"] = centres[role]
+        if role in standard:
+            entry["standard_points"] = standard[role]
     write_json(work / MANIFEST, manifest)
     publish(work, places.nets)
     for role, entry in manifest.items():
         print(f"weights: {role:10} {entry['name']}{' (stand-in)' if entry['stand_in'] else ''}")
     return manifest
+
+
+def _standard_points(path: Path) -> list[list[float]]:
+    from uniface.deep3d import standard_points
+
+    return standard_points(path).tolist()
 
 
 def _report(shipped: Path) -> dict[str, dict]:

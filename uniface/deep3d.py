@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 SIZE = 224  # of the aligned face that the network sees
@@ -44,14 +46,18 @@ def part(coefficients: Tensor, name: str) -> Tensor:
 def load_deep3d(path: str | Path) -> Deep3D:
     """The network in a checkpoint of Deep3DFaceRecon's PyTorch release (`epoch_20.pth`), in eval mode and frozen.
 
+    The same tensors may be in a `.safetensors` file, with or without `net_recon.` before their names.
     Raises FileNotFoundError, or ValueError if the file is no such checkpoint.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path} not found: the checkpoint of Deep3DFaceRecon (weights.roles.regressor)")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        if path.suffix == ".safetensors":
+            state = {name.removeprefix("net_recon."): value for name, value in load_file(path).items()}
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, SafetensorError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"{path} is no checkpoint that holds tensors alone: {reason}") from None
     state = state.get("net_recon", state) if isinstance(state, dict) else {}

@@ -40,6 +40,19 @@ def ssim(images: Tensor, truth: Tensor) -> Tensor:
     return values.reshape(len(images))
 
 
+def perceptual(maps: list[Tensor], truth: list[Tensor], channels: list[Tensor] | None = None) -> Tensor:
+    """LPIPS of each image (B,), from feature maps (B, C_i, H_i, W_i): the distance that L_p is the mean of.
+
+    `channels` are LPIPS's learnt weights, (1, C_i, 1, 1) each; without them all are 1.
+    """
+    total = maps[0].new_zeros(len(maps[0]), dtype=torch.float32)
+    for i, (a, b) in enumerate(zip(maps, truth, strict=True)):
+        a, b = (F.normalize(x.float(), dim=1, eps=1e-10) for x in (a, b))
+        squared = (a - b).square()  # (B, C, H, W)
+        total = total + (squared if channels is None else squared * channels[i]).sum(1).flatten(1).mean(1)
+    return total
+
+
 def retrieved(queries: Tensor, gallery: Tensor) -> Tensor:
     """Index of the gallery embedding closest to each query, (B,); embeddings (., D) of length 1 (IDRet, Sec. 4.1)."""
     return (queries @ gallery.T).argmax(1)

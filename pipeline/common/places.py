@@ -45,6 +45,11 @@ class Places:
         return self.data / "pairs"
 
     @property
+    def faceforensics(self) -> Path:
+        """Crops of FaceForensics++ and the table of pairs, as in `pairs`."""
+        return self.data / "faceforensics"
+
+    @property
     def nets(self) -> Path:
         """The frozen networks and weights.json, which describes them."""
         return self.data / "weights"
@@ -65,7 +70,7 @@ class Places:
 
     def check(self) -> None:
         """Raise ValueError if a folder of outputs is a link: no stage could replace it, and DVC would not take it."""
-        folders = (self.videos, self.annotations, self.clips, self.pairs, self.nets)
+        folders = (self.videos, self.annotations, self.clips, self.pairs, self.faceforensics, self.nets)
         for folder in (self.data, *folders, self.root / "models", self.reports):
             if folder.is_symlink():
                 raise ValueError(

@@ -55,6 +55,7 @@ class Weight:
     converter: Literal["", "centerface", "dlib_resnet", "efficientnet"] = ""  # the module of pipeline/nets
     layout: Layout | None = None
     centre: Path | None = None  # a JSON file: a list, or one under the key `centre`
+    landmarks: Path | None = None  # of the standard face of Deep3DFaceRecon
     metric: str = ""  # what distances between the net's features are called by
     tested: bool = False  # on a photograph, before use
 
@@ -79,6 +80,7 @@ class Weight:
             source="yours",
             layout=layout if layout != Layout("rgb", None, None) else None,
             centre=Path(choice.centre) if choice.centre else None,
+            landmarks=Path(choice.landmarks) if choice.landmarks else None,
             metric="yours" if role in ("perceptual", "inception") else "",
             tested=choice.self_test,
         )

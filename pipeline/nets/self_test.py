@@ -24,6 +24,7 @@ ELSEWHERE = np.array([20.0, 190.0])  # from her face to her suit
 def try_out(weight: Weight, path: Path) -> None:
     """Load the network in `path` for its role and try it. Raises ValueError, saying what it did wrong."""
     from uniface import backbones
+    from uniface.deep3d import load_deep3d
 
     tests = {
         "detector": lambda: _detector(path),
@@ -33,7 +34,7 @@ def try_out(weight: Weight, path: Path) -> None:
         "contextual": lambda: _maps(path),
         "lpips": lambda: backbones.load_lpips_weights(path),
         "inception": lambda: backbones.load_inception(path),
-        "regressor": lambda: backbones.load_regressor(path),
+        "regressor": lambda: (backbones.load_regressor if path.suffix == ".onnx" else load_deep3d)(path),
     }
     try:
         tests[weight.role]()

@@ -5,20 +5,28 @@ Inception v3 and VGG16 with LPIPS's weights made them. The regressor is only bel
 The judge sees faces aligned by the detector's landmarks, and beside that the released protocol's fixed crop.
 """
 
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.common.code import code
+from pipeline.common.files import digest
 from pipeline.common.nets import read_manifest
 from pipeline.scoring.aligned import Aligner
-from pipeline.scoring.held_out import Pairs
-from uniface import backbones, losses, metrics
+from pipeline.scoring.features import Pictures, Store, joined
+from uniface import backbones, deep3d, metrics
 from uniface.images import to_tensor
 
+if TYPE_CHECKING:
+    from pipeline.scoring.held_out import Pairs
+
 MIN_R2 = 0.6  # of a regressor's coefficient on held-out faces, before an error made with it is quoted
+MAPS_BYTES = 512 << 20  # of the perceptual net's maps that are remembered
 NEEDED = ("detector", "judge", "recogniser", "perceptual")
 IDENTITY, FIXED = ("csim", "csim_target", "id_retrieval"), "_fixed_crop"
 POSE, PLACE = ("yaw", "pitch", "roll"), ("tx", "ty", "scale")  # what is left is expression
@@ -41,8 +49,8 @@ DEFINITIONS = {
     "csim_target_fixed_crop": "the same with the target",
     "id_retrieval_fixed_crop": "id_retrieval with that crop",
     "no_face": "share of outputs in which the detector finds no face: they count as unlike everybody",
-    "ape": "mean absolute error of yaw, pitch and roll against the target, in the regressor's unit",
-    "aee": "mean absolute error of the expression coefficients against the target, in the regressor's unit",
+    "ape": "mean absolute error of yaw, pitch and roll against the target, in the regressor's unit (D3DFR: radians)",
+    "aee": "mean absolute error of the expression coefficients against the target (D3DFR: 64), in its unit",
 }
 
 Row = dict[str, Tensor]  # metric -> its value for each picture (N,)
@@ -57,14 +65,21 @@ class Known:
     has_face: Tensor  # (N,) bool
     recogniser: Tensor  # (N, D), of the fixed crop, as in the loss
     pooled: Tensor  # (N, C), for the Frechet distance
-    coefficients: Tensor | None  # (N, K)
+    coefficients: Tensor | None = None  # (N, K); of D3DFR NaN where it needs a face and none was found
 
 
 class Scorer:
-    """The frozen networks of `data/weights`, measuring pictures in batches on `device`."""
+    """The frozen networks of `data/weights`, measuring pictures in batches on `device`.
 
-    def __init__(self, nets: Path, batch_size: int, device: torch.device):
+    What they say is kept in the folder `kept`, if there is one. Pictures are uint8 arrays (N, H, W, 3) or `Pictures`.
+    """
+
+    def __init__(self, nets: Path, batch_size: int, device: torch.device, kept: Path | None = None):
         self.manifest, self.batch_size, self.device = read_manifest(nets, NEEDED, "evaluate"), batch_size, device
+        self._store = Store(kept)
+        self._digest = digest(
+            self.manifest, batch_size, device.type, torch.__version__, code("pipeline.scoring.scorer")
+        )
         files = {role: nets / entry["file"] for role, entry in self.manifest.items()}
         self.align = Aligner(files["detector"].parent)
         self.judge, self.recogniser = (
@@ -72,13 +87,18 @@ class Scorer:
             for role in ("judge", "recogniser")
         )
         self.perceptual = backbones.load_perceptual(files["perceptual"]).to(device)
-        self.inception = self.channels = self.regressor = None
+        self._maps: dict[str, list[Tensor]] = {}
+        self.inception = self.channels = self.regressor = self.standard = None
         if "inception" in files:
             self.inception = backbones.load_inception(files["inception"]).to(device)
         if "lpips" in files and files["perceptual"].name.startswith("vgg16"):
             self.channels = [weight.to(device) for weight in backbones.load_lpips_weights(files["lpips"])]
         if "regressor" in files:
-            self.regressor = backbones.load_regressor(files["regressor"]).to(device)
+            self.standard = self.manifest["regressor"].get("standard_points")  # of D3DFR's standard face
+            load = deep3d.load_deep3d if self.standard else backbones.load_regressor
+            self.regressor = load(files["regressor"]).to(device)
+            parts = [f"{part}_{k}" for part, width in deep3d.PARTS.items() for k in range(width)]
+            self.names = parts if self.standard else self.regressor.names
         self.pose, self.expression = self._trusted()
         self.distance = "lpips" if self.channels else f"perceptual_{self._metric('perceptual')}"
         if self.inception is None:
@@ -95,7 +115,10 @@ class Scorer:
         """Columns of the pose and of the expression coefficients that may be quoted."""
         if self.regressor is None:
             return [], []
-        entry, names = self.manifest["regressor"], self.regressor.names
+        if self.standard:
+            wanted = "angles", "expression"
+            return tuple([k for k, name in enumerate(self.names) if name.split("_")[0] == part] for part in wanted)
+        entry, names = self.manifest["regressor"], self.names
         r2 = entry.get("report", {}).get("r2", {})
         trusted = [k for k, n in enumerate(names) if not entry["stand_in"] or r2.get(n, 0.0) >= MIN_R2]
         expression = [k for k in trusted if names[k] not in POSE + PLACE]
@@ -113,39 +136,89 @@ class Scorer:
             entry = self.manifest[role]
             found[metric] = {"network": entry["name"], "stand_in": entry["stand_in"], "source": entry["source"]}
             if metric in chosen:
-                found[metric]["coefficients"] = [self.regressor.names[k] for k in chosen[metric]]
+                found[metric]["coefficients"] = [self.names[k] for k in chosen[metric]]
         return found
 
-    @torch.inference_mode()
-    def know(self, pictures: np.ndarray) -> Known:
-        """Embeddings, features and coefficients of uint8 pictures (N, H, W, 3)."""
+    def know(self, pictures: Pictures | np.ndarray) -> Known:
+        """Embeddings, features and coefficients of pictures."""
+        pictures = _pictures(pictures)
         parts = []
-        for number, images in enumerate(self._batches(pictures)):
-            start = number * self.batch_size
-            crops, found = self.align(pictures[start : start + len(images)])
-            has_face = torch.from_numpy(found)
-            aligned = self.judge.of_crops(to_tensor(crops).to(self.device)) * has_face[:, None].to(self.device)
-            pooled = self.inception(images) if self.inception else _pooled(self.perceptual(images))
-            coefficients = self.regressor(images) if self.regressor else None
-            parts.append((aligned, self.judge(images), has_face, self.recogniser(images), pooled, coefficients))
-        return Known(*(None if values[0] is None else torch.cat(values).cpu() for values in zip(*parts, strict=True)))
+        for rows in pictures.blocks():
+            key = digest(self._digest, "know", pictures.key(rows))
+            parts.append(self._store.get(key, lambda rows=rows: self._know(pictures, rows)))
+        return Known(**joined(parts))
 
     @torch.inference_mode()
-    def compare(self, pictures: np.ndarray, truth: np.ndarray, target: np.ndarray | None = None) -> Row:
-        """Pixel metrics against the truth; with `target` also the PSNR of the face alone (see `metrics.changed`)."""
-        rows = []
-        for k, (images, true) in enumerate(zip(self._batches(pictures), self._batches(truth), strict=True)):
-            row = {"psnr": metrics.psnr(images, true), "ssim": metrics.ssim(images, true)}
-            if target is not None:
-                start = k * self.batch_size
-                mask = metrics.changed(true, to_tensor(target[start : start + len(images)]).to(self.device))
-                row["psnr_face"] = metrics.psnr(images, true, mask)
-            distance = losses.perceptual(self.perceptual(images), self.perceptual(true), self.channels)
-            row[self.distance] = distance.expand(len(images))  # a mean over the batch
-            rows.append(row)
-        return {name: torch.cat([row[name].cpu() for row in rows]) for name in rows[0]}
+    def _know(self, pictures: Pictures, rows: slice) -> dict[str, Tensor]:
+        parts = []
+        for images, array, key in self._batches(pictures, rows):
+            faces = self.align.find(array)
+            has_face = torch.tensor([landmarks is not None for _, landmarks in faces])
+            crops = to_tensor(self.align.crops(faces)).to(self.device)
+            found = {
+                "judge": self.judge.of_crops(crops) * has_face[:, None].to(self.device),
+                "judge_fixed": self.judge(images),
+                "has_face": has_face,
+                "recogniser": self.recogniser(images),
+                "pooled": self.inception(images) if self.inception else _pooled(self._seen(images, key)),
+            }
+            if self.standard:
+                found["coefficients"] = self._of_faces(faces)
+            elif self.regressor:
+                found["coefficients"] = self.regressor(images)
+            parts.append({name: values.cpu() for name, values in found.items()})
+        return joined(parts)
 
-    def judged(self, found: Known, source: Known, target: Known, pairs: Pairs) -> Row:
+    def _of_faces(self, faces: list[tuple[np.ndarray, np.ndarray | None]]) -> Tensor:
+        """D3DFR's coefficients (N, 257) of what `Aligner.find` found; NaN where it found no face."""
+        found = torch.full((len(faces), sum(deep3d.PARTS.values())), torch.nan)
+        rows = [k for k, (_, landmarks) in enumerate(faces) if landmarks is not None]
+        if rows:
+            aligned = [deep3d.align(*faces[k], np.asarray(self.standard)) for k in rows]
+            found[rows] = self.regressor(to_tensor(np.stack(aligned)).to(self.device)).cpu()
+        return found
+
+    def compare(
+        self,
+        pictures: Pictures | np.ndarray,
+        truth: Pictures | np.ndarray,
+        target: Pictures | np.ndarray | None = None,
+    ) -> Row:
+        """Pixel metrics against the truth; with `target` also the PSNR of the face alone (see `metrics.changed`)."""
+        sets = [_pictures(one) for one in (pictures, truth, target) if one is not None]
+        parts = []
+        for rows in sets[0].blocks():
+            key = digest(self._digest, "compare", [one.key(rows) for one in sets])
+            parts.append(self._store.get(key, lambda rows=rows: self._compare(rows, *sets)))
+        found = joined(parts)
+        return {name: found[name] for name in ("psnr", "ssim", "psnr_face", self.distance) if name in found}
+
+    @torch.inference_mode()
+    def _compare(self, rows: slice, pictures: Pictures, truth: Pictures, target: Pictures | None = None) -> Row:
+        parts = []
+        batches = zip(self._batches(pictures, rows), self._batches(truth, rows), strict=True)
+        targets = self._batches(target, rows) if target else None
+        for (images, _, key), (true, _, true_key) in batches:
+            row = {"psnr": metrics.psnr(images, true), "ssim": metrics.ssim(images, true)}
+            if targets:
+                row["psnr_face"] = metrics.psnr(images, true, metrics.changed(true, next(targets)[0]))
+            maps = self._seen(images, key), self._seen(true, true_key)
+            row[self.distance] = metrics.perceptual(*maps, self.channels)
+            parts.append({name: values.cpu() for name, values in row.items()})
+        return joined(parts)
+
+    def _seen(self, images: Tensor, key: str) -> list[Tensor]:
+        """The perceptual net's maps of a batch; the last ones are remembered: every set is compared with the truth."""
+        if key not in self._maps:
+            maps = self.perceptual(images)
+            self._maps[key] = maps
+            size = sum(one.nbytes for one in maps)
+            while len(self._maps) > max(1, MAPS_BYTES // size):
+                self._maps.pop(next(iter(self._maps)))
+            return maps
+        return self._maps[key]
+
+    def judged(self, found: Known, source: Known, target: Known, pairs: "Pairs") -> Row:
         """Identity against the source and the target, retrieval among all sources, pose and expression errors."""
         row = {}
         for crop, (ours, sources, targets) in {
@@ -165,12 +238,28 @@ class Scorer:
                 row[name] = (found.coefficients - target.coefficients)[:, columns].abs().mean(1)
         return row
 
-    def _batches(self, pictures: np.ndarray):
-        for start in range(0, len(pictures), self.batch_size):
-            yield to_tensor(pictures[start : start + self.batch_size]).to(self.device)
+    def remembered(self, name: str, sets: Sequence[Pictures], make: Callable[[], Row]) -> Row:
+        """What `make` finds out of these sets of pictures, kept under a name that says how."""
+        keys = [[one.key(rows) for rows in one.blocks()] for one in sets]
+        return self._store.get(digest(self._digest, name, keys), make)
+
+    def tidy(self) -> None:
+        """Forget on disk what no evaluation has asked for in a long time."""
+        self._store.tidy()
+
+    def _batches(self, pictures: Pictures, rows: slice) -> Iterator[tuple[Tensor, np.ndarray, str]]:
+        """The rows as batches: images in [-1, 1], the same as uint8, and a name."""
+        block, name = pictures[rows], pictures.key(rows)
+        for start in range(0, len(block), self.batch_size):
+            array = block[start : start + self.batch_size]
+            yield to_tensor(array).to(self.device), array, f"{name}#{start}"
 
 
-def _retrieved(found: Tensor, sources: Tensor, pairs: Pairs) -> Tensor:
+def _pictures(pictures: Pictures | np.ndarray) -> Pictures:
+    return pictures if isinstance(pictures, Pictures) else Pictures(pictures)
+
+
+def _retrieved(found: Tensor, sources: Tensor, pairs: "Pairs") -> Tensor:
     """1 for each output (N, D) whose nearest source, each counting once, shows the right person, else 0: (N,)."""
     first = list({key: i for i, key in reversed(list(enumerate(pairs.source_key)))}.values())
     best = metrics.retrieved(found, sources[first])

@@ -63,9 +63,9 @@ def _network(role: str, entry: Mapping[str, Any]) -> str:
 
 
 def scores(metrics: Mapping[str, Any]) -> str:
-    """A markdown table for each task of reports/metrics.json; text and nested entries are left out."""
+    """A markdown table for each exam of reports/metrics.json; text and nested entries are left out."""
     parts = []
-    for task in ("reconstruction", "reenactment", "swapping"):
+    for task in dict.fromkeys(("reconstruction", "reenactment", "swapping", *metrics.get("exams", ()))):
         rows = {k: v for k, v in metrics.get(task, {}).items() if isinstance(v, int | float)}
         if rows:
             lines = [f"| {name} | {value:.4g} |" for name, value in rows.items()]

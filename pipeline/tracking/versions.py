@@ -177,6 +177,15 @@ class Registry:
         """Store a folder's files among the artifacts of a version's run."""
         self.client.log_artifacts(self.version(number).run_id, str(folder), name)
 
+    def artifact(self, number: str, path: str, out: str | Path) -> Path | None:
+        """Fetch the file or folder `path` of a version's run into `out`; None if the run has no such thing."""
+        import mlflow
+
+        run_id = self.version(number).run_id
+        if not self.client.list_artifacts(run_id, path):
+            return None
+        return Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=path, dst_path=str(out)))
+
     def download(self, number: str, path: str, out: str | Path) -> Path:
         """Fetch the file or folder `path` of a version's model (`artifacts/swapping.safetensors`) into `out`."""
         import mlflow

@@ -11,7 +11,17 @@ from pathlib import Path
 import yaml
 from small_project import ROOT, environment
 
-STAGES = ("weights", "download", "crop", "pairs", "train_reenactment", "train_swapping", "evaluate", "register")
+STAGES = (
+    "weights",
+    "download",
+    "crop",
+    "pairs",
+    "faceforensics",
+    "train_reenactment",
+    "train_swapping",
+    "evaluate",
+    "register",
+)
 TINY = {
     "image_size": 32,
     "sample": {

@@ -25,12 +25,14 @@ from pipeline.scoring import held_out, sheets
 from pipeline.scoring.decoys import looks_right
 from pipeline.scoring.held_out import Pairs, clip_pairs, exact, others, portrait_pairs
 from pipeline.scoring.scorer import Scorer
+from pipeline.scoring.tables import read_table
 from uniface.config import TASKS, ModelConfig
 from uniface.data import CorruptMedia
 from uniface.images import read_image
 from uniface.model import UniFace
 
 SIZE = 32
+EXAMS = ("reconstruction", "reenactment", "swapping")
 CPU = torch.device("cpu")
 ROOT = Path(__file__).parents[2]
 
@@ -73,7 +75,7 @@ def _pairs(n: int = 6, truth: bool = True) -> Pairs:
     answer = target.copy()
     answer[:, 8:24, 8:24] = source[:, 8:24, 8:24]
     who, whom = (tuple(f"{kind}{i}" for i in range(n)) for kind in "st")
-    return Pairs(source, target, who, whom, who, source.copy(), answer if truth else None)
+    return Pairs(source, target, who, whom, who, whom, source.copy(), answer if truth else None)
 
 
 def _paste(source, target):
@@ -97,7 +99,8 @@ class Clips:
         return [f"{name}{i // 2}" for i in range(self.count)]
 
     def row(self, i):
-        return {"video_id": f"v{i}", "start": 100 * i, "box": [0.0, 1.0, 2.0, float(i)]}
+        return {"person_id": f"person_id{i // 2}", "video_id": f"v{i}", "utterance": "u", "chunk": 0, "start": 100 * i,
+                "box": [0.0, 1.0, 2.0, float(i)]}  # fmt: skip
 
     def frames(self, i, indices):
         if i in self.broken:
@@ -225,7 +228,7 @@ def test_decoys_are_for_the_first_pairs_and_told_by_what_is_wrong(params, tmp_pa
 
 
 def test_a_perfect_swap_passes_every_control(scorer):
-    numbers, baselines, controls, made = evaluate.measure("swapping", _paste, _pairs(), scorer)
+    numbers, baselines, controls, made, _ = evaluate.measure("swapping", _paste, _pairs(), scorer)
     assert numbers["psnr"] == numbers["psnr_face"] == pytest.approx(80, abs=0.01)
     assert numbers["ssim"] == pytest.approx(1, abs=1e-4)
     assert numbers["perceptual_stand_in"] == pytest.approx(0, abs=1e-6)
@@ -243,21 +246,21 @@ def test_a_perfect_swap_passes_every_control(scorer):
 
 
 def test_a_model_that_ignores_the_source_is_caught(scorer):
-    numbers, baselines, controls, _ = evaluate.measure("swapping", lambda source, target: target, _pairs(), scorer)
+    numbers, baselines, controls, *_ = evaluate.measure("swapping", lambda source, target: target, _pairs(), scorer)
     assert controls["shuffled_source"]["psnr_drop"] == 0
     assert controls["wrong_source"] == {"right_beats_wrong": 0, "psnr_face_gain": 0, "right_beats_wrong_by_judge": 0}
     assert numbers == {name: baselines["copy_target"][name] for name in numbers}
-    _, _, controls, _ = evaluate.measure("reenactment", lambda source, target: source, _pairs(), scorer)
+    _, _, controls, *_ = evaluate.measure("reenactment", lambda source, target: source, _pairs(), scorer)
     assert controls["shuffled_driver"]["psnr_drop"] == 0 < controls["shuffled_source"]["psnr_drop"]
 
 
 def test_a_model_that_paints_the_drivers_look_is_caught(scorer):
-    numbers, _, controls, _ = evaluate.measure("reenactment", lambda source, driver: driver, _pairs(), scorer)
+    numbers, _, controls, *_ = evaluate.measure("reenactment", lambda source, driver: driver, _pairs(), scorer)
     assert controls["truth_as_driver"]["psnr"] == pytest.approx(80, abs=0.01) and numbers["psnr"] < 30
 
 
 def test_without_truth_there_are_no_numbers_that_need_it(scorer):
-    numbers, baselines, controls, _ = evaluate.measure("swapping", _paste, _pairs(truth=False), scorer)
+    numbers, baselines, controls, *_ = evaluate.measure("swapping", _paste, _pairs(truth=False), scorer)
     assert not {"psnr", "ssim", "psnr_face", "perceptual_stand_in"} & set(numbers)
     assert "exact_truth" not in baselines and "judge_check" not in controls
     assert list(controls["wrong_source"]) == ["right_beats_wrong_by_judge"]
@@ -414,10 +417,19 @@ def test_the_whole_stage_writes_the_same_reports_again(project, nets, params, tm
     assert evaluate.evaluate(params, places) == report
     shutil.copytree(places.reports, tmp_path / "b")
     files = sorted(path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*.*"))
-    names = ["attention", "fdf", "reconstruction", "reenactment", "swapping"]
-    pictures = [f"samples/{name}.png" for name in names]
-    tables = ["baselines.csv", "headlines.json", "metrics.json"]
-    assert [str(path) for path in files] == [*tables, *pictures, "vs_paper.csv"]
+    pictures = {f"samples/{name}.png" for name in ("attention", "fdf", *EXAMS, *(f"{exam}_extremes" for exam in EXAMS))}
+    tables = {"baselines.csv", "headlines.json", "intervals.csv", "metrics.json", "vs_paper.csv"}
+    pairwise = {f"{folder}/{exam}.csv" for folder in ("pairs", "rows") for exam in EXAMS}
+    assert {str(path) for path in files} == tables | pictures | pairwise
+    page = (tmp_path / "b/index.html").read_text()
+    assert page.count("data:image/webp") == len(pictures)
+    lines = list(csv.DictReader((tmp_path / "a/intervals.csv").open()))
+    (line,) = [x for x in lines if (x["exam"], x["picture"], x["metric"]) == ("swapping", "model", "csim")]
+    assert float(line["value"]) == pytest.approx(report["swapping"]["csim"], abs=1e-5)
+    assert [float(line["low"]), float(line["high"])] == report["intervals"]["swapping"]["csim"]
+    assert read_table(tmp_path / "a", "swapping").rows.keys() == {
+        x["picture"] for x in lines if x["exam"] == "swapping"
+    }
     for path in files:
         assert (tmp_path / "a" / path).read_bytes() == (tmp_path / "b" / path).read_bytes(), path
     assert json.loads((tmp_path / "a/metrics.json").read_text()) == report
@@ -427,7 +439,7 @@ def test_the_whole_stage_writes_the_same_reports_again(project, nets, params, tm
     beside = {row["picture"]: row for row in csv.DictReader((tmp_path / "a/baselines.csv").open())}
     assert float(beside["swapping: the model"]["csim"]) == report["swapping"]["csim"]
     assert {"reconstruction: mean frame", "swapping: shuffled driver"} < set(beside)
-    assert report["pairs"] == dict.fromkeys(evaluate.EXAMS, 5)
+    assert report["pairs"] == dict.fromkeys(("reconstruction", "reenactment", "swapping"), 5)
     assert report["weights"] == {task: weights_digest(path) for task, path in models.items()}
     assert report["models"] == {"reconstruction": "stage 1", "reenactment": "stage 1", "swapping": "stage 2"}
     assert "psnr" in report["reconstruction"] and "psnr" not in report["reenactment"]  # no exact truth for a folder
@@ -435,6 +447,7 @@ def test_the_whole_stage_writes_the_same_reports_again(project, nets, params, tm
         "copy_source", "blurred_source", "copy_target", "blurred_target", "mean_frame"
     }  # fmt: skip
     rows = list(csv.DictReader((tmp_path / "a/vs_paper.csv").open()))
+    rows = [row for row in rows if row["method"] == "UniFace"]
     fid = next(row for row in rows if row["metric"] == "fid" and row["task"] == "reenactment")
     assert fid["ours"] == "" and fid["paper"] == "54.34" and fid["comparable"] == "no"
     assert fid["why"].startswith("not measured: Inception v3 is not there")
@@ -459,9 +472,10 @@ def test_listed_pairs_are_evaluated_instead_of_the_drawn_ones(project, nets, par
 
 def test_headlines_are_few_numbers_and_the_gains_where_there_is_truth():
     shown = {"psnr": 22.0, "above_mean_frame": 1.5, "right_face": 0.6, "csim": 0.5, "csim_target": 0.1, "ape": 3.0}
-    metrics = shown | {"ssim": 0.6}
-    report = {exam: metrics for exam in evaluate.EXAMS} | {"networks": {"csim": {"network": "judge"}}}
-    report["controls"] = {"swapping": {"wrong_source": {"right_beats_wrong": 0.7, "psnr_face_gain": 0.3}}}
+    metrics, exams = shown | {"ssim": 0.6}, ("reconstruction", "reenactment", "swapping")
+    report = {exam: metrics for exam in exams} | {"networks": {"csim": {"network": "judge"}}}
+    report |= {name: {exam: {} for exam in exams} for name in ("exams", "controls")}
+    report["controls"]["swapping"] = {"wrong_source": {"right_beats_wrong": 0.7, "psnr_face_gain": 0.3}}
     found = evaluate.headlines(report)
     assert found["reenactment"] == shown
     assert found["swapping"] == shown | {"right_beats_wrong": 0.7}

@@ -39,7 +39,9 @@ def load(values, tmp_path):
 
 def test_both_profiles_load_and_have_the_same_keys(values):
     paper = yaml.safe_load((ROOT / "params.paper.yaml").read_text())
-    assert keys(values) == keys(paper)
+    for one in (values, paper):
+        one["evaluate"]["exams"] = sorted(one["evaluate"]["exams"])  # the names; what each is, is the user's to say
+    assert keys(values) == keys(paper) and values["evaluate"]["exams"] == paper["evaluate"]["exams"]
     params.load(ROOT / "params.yaml")
     params.load(ROOT / "params.paper.yaml")
 
@@ -90,6 +92,10 @@ def test_wrong_key_is_named(values, tmp_path, section, key, value, message):
         ("download.url", "https://www.youtube.com/watch?v="), ("download.cookies", "nowhere.txt"),
         ("download.parallel", 0), ("download.attempts", 0), ("download.pause", -1.0), ("download.max_videos", -1),
         ("download.folder", "~/videos"), ("download.annotations", "~/txt"), ("pairs.path", "~/pictures"),
+        ("evaluate.exams", {}), ("evaluate.exams.swapping.task", "swap"), ("evaluate.exams.swapping.pairs", "potraits"),
+        ("evaluate.exams.networks", {"task": "swapping", "model": "swapping", "pairs": "portraits"}),
+        ("evaluate.exams.Mine", None), ("evaluate.exams.swapping.count", -1), ("evaluate.pair_lists", "~/lists"),
+        ("faceforensics.quality", "c41"), ("faceforensics.frames", 0), ("faceforensics.threshold", 2.0),
         ("promote.min_pairs.swaping", 3), ("promote.min_pairs.swapping", -1),
         ("sample.seconds", datetime.date(2026, 11, 28)), ("seed", datetime.date(2026, 11, 28)),
         ("crop", None), ("crop", 3), ("crop", []), ("crop.gop", None), ("crop.gop", True), ("crop.gop", "8"),
@@ -123,6 +129,7 @@ def test_all_that_is_wrong_is_said_at_once(values, tmp_path):
     [
         ("croop", "crop"), ("crop.goop", "gop"), ("train_swapping.weights.identiti", "identity"),
         ("promote.min_pairs.swaping", "swapping"), ("pairs.test_image", "test_images"),
+        ("evaluate.exams.swapping.modell", "model"),
         ("promote.gates.swapping.csim.flor", "floor"),
     ],
 )  # fmt: skip
@@ -221,6 +228,7 @@ def test_no_value_is_an_anchors(name):
         ({"sample.test_persons": 126}, "sample.test_persons: 126 is not below sample.persons, 126"),
         ({"crop.min_frames": 2000}, "crop.min_frames: 2000 is not at most crop.max_frames, 1024"),
         ({"pairs.split": "images", "pairs.test_images": 3000}, "pairs.test_images: 3000 leaves none of the sample's"),
+        ({"evaluate.exams": None}, "evaluate.exams: "),
         ({"download.source": "youtube", "download.url": "https://x"}, "download.url: 'https://x' does not say where"),
     ],
 )
@@ -231,6 +239,24 @@ def test_what_does_not_go_together_is_named_at_load(values, tmp_path, changes, s
     with pytest.raises(ValueError, match=r"params\.yaml has wrong keys or values") as error:
         load(values, tmp_path)
     assert f"\n  {said}" in str(error.value)
+
+
+def test_gates_ask_for_exams_that_there_are(values, tmp_path):
+    values["evaluate"]["exams"] |= {"swapping": None, "both": {"task": "swapping", "model": "reenactment"}}
+    values["evaluate"]["exams"]["both"]["pairs"] = "two_persons"
+    with pytest.raises(ValueError) as error:
+        load(values, tmp_path)
+    assert "\n  promote.gates.swapping.csim: evaluate.exams has no swapping" in str(error.value)
+    assert "\n  promote.min_pairs.swapping: unknown key" in str(error.value)
+    values["promote"] = {"gates": {"both.csim": {"better": "higher", "floor": 0.1, "tolerance": None}}, "min_pairs": {}}
+    found = load(values, tmp_path)
+    assert found.evaluate.exams["both"].model == "reenactment" and found.evaluate.exams["both"].task == "swapping"
+
+
+def test_a_regressor_of_another_kind_needs_its_landmarks(values, tmp_path):
+    values["weights"]["roles"] = {"regressor": {"file": "epoch_20.pth", "sha256": "0" * 64}}
+    with pytest.raises(ValueError, match=r"weights\.roles\.regressor\.landmarks: missing: similarity_Lm3D_all\.mat"):
+        load(values, tmp_path)
 
 
 def test_wrong_combinations_are_said_at_once(values, tmp_path):

@@ -13,13 +13,14 @@ from uniface.config import TASKS
 
 ROOT = Path(__file__).resolve().parents[2]
 STAGES = {name: getattr(importlib.import_module(f"pipeline.{name}"), name) for name in (
-    "weights", "download", "crop", "pairs", "evaluate", "register")}  # fmt: skip
+    "weights", "download", "crop", "pairs", "faceforensics", "evaluate", "register")}  # fmt: skip
 STAGES |= {f"train_{task}": partial(train_stage, task) for task in TASKS}
 # What is wrong in an empty folder, where the sample would be made from nothing.
 CHANGES = {
     "weights": {"weights": {"roles": {"regressor": {"file": "missing.onnx", "sha256": "0" * 64}}}},
     "download": {"download": {"source": "folder", "folder": "missing"}},
     "pairs": {"pairs": {"source": "zip", "path": "missing.zip"}},
+    "faceforensics": {"faceforensics": {"folder": "missing"}},
 }
 
 

@@ -4,6 +4,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from scipy.io import savemat
 
 from uniface.deep3d import PARTS, SIZE, Deep3D, align, load_deep3d, part, standard_points
@@ -30,6 +31,16 @@ def test_the_checkpoint_of_the_release_loads(checkpoint):
     assert not any(parameter.requires_grad for parameter in loaded.parameters())
     keys = set(torch.load(path, weights_only=True)["net_recon"])
     assert {"backbone.conv1.weight", "backbone.layer4.2.bn3.bias", "final_layers.6.bias"} <= keys
+
+
+def test_the_same_tensors_may_be_safetensors(checkpoint, tmp_path):
+    net, _ = checkpoint
+    save_file({f"net_recon.{name}": value for name, value in net.state_dict().items()}, tmp_path / "d3dfr.safetensors")
+    loaded = load_deep3d(tmp_path / "d3dfr.safetensors").state_dict()
+    assert all(torch.equal(loaded[name], value) for name, value in net.state_dict().items())
+    (tmp_path / "text.safetensors").write_text("no tensors, and long enough to look at")
+    with pytest.raises(ValueError, match="tensors alone"):
+        load_deep3d(tmp_path / "text.safetensors")
 
 
 def test_parts_are_where_the_release_has_them():

@@ -22,14 +22,27 @@ def persons(rng):
     return rng.normal(0, 1, 34)[who] + rng.normal(0, 1, 200), who, 0.0
 
 
-@pytest.mark.parametrize("world", [normal, yes_or_no, persons])
+def two_persons(rng):
+    """Pairs of a source and a target, each of 34 persons who are in several pairs."""
+    who, whom = np.random.default_rng(0).permuted(np.arange(204).reshape(2, 102) % 34, axis=1)
+    return rng.normal(0, 1, 34)[who] + rng.normal(0, 1, 34)[whom] + rng.normal(0, 1, 102), (who, whom), 0.0
+
+
+@pytest.mark.parametrize("world", [normal, yes_or_no, persons, two_persons])
 def test_intervals_cover_the_truth(world):
     hits = 0
     for seed in range(1000, 1000 + WORLDS):
         values, groups, truth = world(np.random.default_rng(seed))
-        low, high = interval(values, groups)
+        low, high = interval(values, *groups) if world is two_persons else interval(values, groups)
         hits += low <= truth <= high
     assert 0.93 <= hits / WORLDS <= 0.97
+
+
+def test_one_person_in_two_places_counts_once():
+    """Reconstruction: source and target show the same person, the pairs' interval is that of the persons."""
+    values, who, _ = persons(np.random.default_rng(0))
+    assert interval(values, who, who) == pytest.approx(interval(values, who), rel=1e-6)
+    assert interval(values, who, np.zeros(200)) is None
 
 
 def test_pairs_of_one_person_are_not_taken_for_independent():

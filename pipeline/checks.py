@@ -45,6 +45,8 @@ def combinations(params: "Params") -> Iterator[str]:
             yield f"weights.roles.{role}.sha256: missing (sha256sum {choice.file})"
         elif choice.source and choice != type(choice)(source=choice.source):
             yield f"weights.roles.{role}: a source says all about its networks; the other keys belong to a file"
+    if params.download.keep == "none" and params.download.source != "youtube":
+        yield f"download.keep: none is for source youtube; with {params.download.source} the videos are here already"
     if "{id}" not in params.download.url:
         yield f"download.url: {params.download.url!r} does not say where the video's {{id}} goes"
     for name in ("train_reenactment", "train_swapping"):

@@ -76,6 +76,8 @@ class DownloadParams:
     cookies: str
     retry_unavailable: bool
     max_videos: Number
+    keep: Literal["all", "none"]
+    max_megabytes: Number
 
 
 @dataclass(frozen=True)

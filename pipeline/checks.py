@@ -52,6 +52,8 @@ def combinations(params: "Params") -> Iterator[str]:
         own = role == "regressor" and choice.file and not choice.file.lower().endswith(".onnx")
         if own and not choice.landmarks:
             yield f"weights.roles.{role}.landmarks: missing: similarity_Lm3D_all.mat belongs to Deep3DFaceRecon"
+    if params.download.keep == "none" and params.download.source != "youtube":
+        yield f"download.keep: none is for source youtube; with {params.download.source} the videos are here already"
     if "{id}" not in params.download.url:
         yield f"download.url: {params.download.url!r} does not say where the video's {{id}} goes"
     yield from _exams(params)

@@ -5,12 +5,15 @@ video and annotations.
 """
 
 import random
+import shutil
 import sys
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from pathlib import Path
+from typing import Literal
 
 from pipeline import schemas
 from pipeline.common import bucket
@@ -20,18 +23,24 @@ from pipeline.common.files import digest, publish, work_folder, write_json
 from pipeline.common.places import Places, main
 from pipeline.common.progress import progress
 from pipeline.sections import Params
-from pipeline.videos import fomm
+from pipeline.videos import fomm, youtube
 from pipeline.videos.clips import Cropper, VideoJob, load_detector
 from pipeline.videos.detections import Detector
 from pipeline.videos.elsewhere import Elsewhere, Packer, Sent, send
+from pipeline.videos.facts import facts
 from pipeline.videos.report import write_report
-from pipeline.videos.shards import Blob, Jobs, Pack, Results, Shards
+from pipeline.videos.shards import Blob, Done, Jobs, Pack, Results, Shards
+from pipeline.videos.streaming import Fetched, Streamer
 from pipeline.videos.tracks import Clip
 from uniface.tables import ELSEWHERE
 
 STATUSES = ("kept", "short", "small", "at_border", "no_face", "corrupt")
 FITS = ("as_given", "grown", "moved", "padded", "stretched")
 """What became of the boxes of a vox-metadata.csv: `pipeline.videos.cutting.placed`."""
+IN_FLIGHT = "in-flight"
+"""Below a work folder: videos that a worker fetches and drops."""
+ROWS = 10_000
+"""Of videos.parquet that are written at a time."""
 PREVIEWS = 24
 """Clips on the contact sheet."""
 
@@ -53,13 +62,24 @@ def crop(params: Params, places: Places, make_detector: Callable[[], Detector] |
     settings = {**vars(params.crop), "clips_per_shard": None}
     cut, packed = code("pipeline.videos.clips"), code("pipeline.videos.shards")
     folder = work_folder("crop", params.image_size, settings, networks, cut, *filter(None, [data]), work=places.work)
-    results = Results(folder / "videos")
+    fetched, retry = params.download, {"failed"}
+    if jobs.listed:
+        youtube.check_tools(fetched.url)
+        folder = work_folder("crop", folder.name, fetched.url, fetched.max_height, work=places.work)
+        shutil.rmtree(folder / IN_FLIGHT, ignore_errors=True)
+        retry |= {"unavailable"} if fetched.retry_unavailable else set()
+    results = Results(folder / "videos", frozenset(retry))
     per_shard = params.crop.clips_per_shard
+    finished = results.sweep(jobs, lambda missing: _run(missing, params, make, jobs.listed and folder / IN_FLIGHT))
+    outcomes = []
+    if jobs.listed:  # which videos there are, and so the shards, is known at the end
+        deque(progress(finished, len(jobs), "videos"), maxlen=0)
+        finished = iter(jobs)
+        outcomes = [results.facts(job)["sha256"] for job, _ in jobs]
     packs: deque[Pack] = deque()
-    state = folder / digest(jobs.fingerprint(), per_shard, packed)
+    state = folder / digest(jobs.fingerprint(), per_shard, packed, *outcomes)
     shards = Shards(state, per_shard, packs.append if data else None)
     summary = Summary()
-    finished = results.sweep(jobs, lambda missing: _run(missing, params, make))
 
     def pack() -> Iterator[Pack]:
         with shards:
@@ -76,8 +96,9 @@ def crop(params: Params, places: Places, make_detector: Callable[[], Detector] |
     else:
         deque(pack(), maxlen=0)
     results.notes.tell("crop", "these videos were cropped again")
+    statuses = _write_videos(state / "videos.parquet", jobs, results) if jobs.listed else jobs.statuses
     publish(shards.folder, places.clips)
-    report = summary.report(jobs.statuses)
+    report = summary.report(statuses)
     write_json(places.reports / "clips.json", report)
     previews = summary.previews()
     write_report(places.reports / "clips.png", report, summary.lengths, summary.sizes, previews)
@@ -105,15 +126,43 @@ def _detector(nets: bucket.Copied) -> Detector:
 
 
 def _run(
-    jobs: Iterable[VideoJob], params: Params, make: Callable[[], Detector]
-) -> Iterator[tuple[VideoJob, list[Clip]]]:
+    jobs: Iterable[VideoJob], params: Params, make: Callable[[], Detector], in_flight: Path | Literal[False]
+) -> Iterator[Done]:
+    """What the workers make of the jobs; with `in_flight`, of videos that they fetch there. Raises youtube.Blocked."""
     worker, data = partial(Cropper, params.image_size, params.crop, make), params.compute.data
     if data:
         worker = partial(Elsewhere, worker, f"{data}/videos")
-        jobs = (Sent(job, {}) if is_ours() else send(job) for job in jobs)
+        jobs = (Sent(job, {}) if is_ours() or in_flight else send(job) for job in jobs)
+    if in_flight:
+        worker = partial(Streamer, worker, params.download, in_flight.resolve())
     for task, result in fan_out(worker, jobs, params.compute.crop_workers, params.compute):
         job = task.job if isinstance(task, Sent) else task
-        yield job, [Clip("", 0, 0, 0, "corrupt", str(result))] if isinstance(result, WorkerDied) else result
+        if isinstance(result, youtube.Blocked):
+            raise result
+        if isinstance(result, Fetched):
+            yield job, result.clips, result.facts
+        elif not isinstance(result, WorkerDied):
+            yield job, result, None
+        elif in_flight:
+            yield job, [], facts("failed", str(result))
+        else:
+            yield job, [Clip("", 0, 0, 0, "corrupt", str(result))], None
+
+
+def _write_videos(path: Path, jobs: Jobs, results: Results) -> Counter[str]:
+    """videos.parquet of videos that the workers fetched, beside the clips; returns how many there are by status."""
+    statuses: Counter[str] = Counter()
+    with schemas.writer(path, schemas.VIDEOS) as file:
+        remaining = (job for job, _ in jobs)
+        while some := list(islice(remaining, ROWS)):
+            rows = [
+                {"person_id": job.person_id, "video_id": job.video_id, "split": job.split, "path": None}
+                | results.facts(job)
+                for job in some
+            ]
+            statuses.update(row["status"] for row in rows)
+            schemas.append(file, rows)
+    return statuses
 
 
 @dataclass

@@ -2,17 +2,16 @@
 
 Sources: `sample` (rendered here), `youtube` (or any site of yt-dlp), `folder` (VoxCeleb2 videos that are already here,
 in any of the layouts of `pipeline/videos/folders.py`), `videos` (any talking heads, without annotations). What is done
-is remembered in `work/download`: a rerun looks only at what failed, and at what was unavailable when asked to.
+is remembered in `work/download`: a rerun looks only at what failed, and at what was unavailable when asked to. With
+`keep: none` only the list is made, and `crop` fetches.
 """
 
 import os
 import shutil
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 from pipeline import schemas
@@ -22,11 +21,13 @@ from pipeline.common.progress import progress
 from pipeline.sections import DownloadParams, Params
 from pipeline.videos import codec, folders, youtube
 from pipeline.videos.annotations import META_FILE, TEST_SPEAKERS, Annotations, Listed, read_meta
+from pipeline.videos.facts import facts as new_facts
 
 STATUSES = ("ok", "unavailable", "failed")
 VERSION = 3
 """Of the notes in which `State` remembers a video."""
-_FACTS = ("status", "reason", "width", "height", "fps", "frames", "sha256", "tried_at")
+_LISTED = 10_000
+"""Rows of a list without videos that are written at a time."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,10 @@ def download(params: Params, places: Places) -> dict[str, int]:
     the session: what was fetched is kept.
     """
     settings, memory = params.download, places.work / "download"
+    if settings.source == "youtube":
+        youtube.check_tools(settings.url)
+    if settings.keep == "none":
+        return _list(settings, places)
     annotations, wanted, fetch = _plan(params, places.root, memory)
     if settings.max_videos:
         wanted = wanted[: settings.max_videos]
@@ -66,11 +71,38 @@ def download(params: Params, places: Places) -> dict[str, int]:
         f"download: {counts['ok']} of {len(rows)} listed videos are here, "
         f"{counts['unavailable']} are unavailable, {counts['failed']} failed (run again to retry these)"
     )
+    _tell_bad_rows(annotations)
+    return counts
+
+
+def _tell_bad_rows(annotations: Annotations | None) -> None:
     if annotations and annotations.bad_rows:
         print(
             f"download: {len(annotations.bad_rows)} rows of annotations are left out, first: {annotations.bad_rows[0]}"
         )
-    return counts
+
+
+def _list(settings: DownloadParams, places: Places) -> dict[str, int]:
+    """The outputs without any video: every row `listed`, for `crop` to fetch."""
+    annotations = Annotations(places.root / settings.annotations)
+    names = annotations.names()
+    names = names[: settings.max_videos or len(names)]
+    nothing = dict.fromkeys(schemas.VIDEOS.names) | {"status": "listed"}
+    with schemas.writer(places.data / "videos.parquet", schemas.VIDEOS) as file:
+        for start in range(0, len(names), _LISTED):
+            some = names[start : start + _LISTED]
+            rows = [{**nothing, "person_id": p, "video_id": v, "split": annotations.split(p)} for p, v in some]
+            schemas.append(file, rows)
+    _save_annotations(annotations, places.annotations)
+    staging = places.work / "download" / "videos"
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    # the folder is an output of the stage; empty, it would not survive a checkout
+    (staging / "none.txt").write_text("download.keep is none: the stage crop fetches the videos.\n", encoding="utf-8")
+    publish(staging, places.videos)
+    print(f"download: {len(names)} videos are listed; crop fetches them one by one")
+    _tell_bad_rows(annotations)
+    return {"listed": len(names)}
 
 
 def _plan(params: Params, root: Path, memory: Path) -> tuple[Annotations | None, list[Wanted], Callable | None]:
@@ -92,10 +124,10 @@ def _plan(params: Params, root: Path, memory: Path) -> tuple[Annotations | None,
     annotations = Annotations(root / settings.annotations)
     store = memory / "fetched" / digest(settings.url, settings.max_height)
 
+    site = youtube.Site()
+
     def fetch(listed: Listed) -> youtube.Outcome:
-        outcome = youtube.fetch(listed.video_id, store / listed.person_id / listed.video_id, settings)
-        time.sleep(settings.pause)
-        return outcome
+        return site.fetch(listed.video_id, store / listed.person_id / listed.video_id, settings)
 
     return annotations, [Wanted(listed) for listed in annotations.videos()], fetch
 
@@ -195,30 +227,25 @@ def _settle(
 
 def _look(one: Wanted, fetch: Callable[[Listed], youtube.Outcome] | None) -> tuple[dict, dict[str, Path]]:
     """(facts, files) of a video: by what is in the folder, or by fetching it."""
-    files = _given_files(one)
+    files, warned = _given_files(one), None
     if not files and fetch is not None:
         outcome = fetch(one.listed)
         if outcome.path is None:
-            return _facts(outcome.status, outcome.reason), {}
-        files = {"": outcome.path}
+            return new_facts(outcome.status, outcome.reason), {}
+        files, warned = {"": outcome.path}, outcome.reason
     if not files:
-        return _facts("unavailable", "not in download.folder"), {}
+        return new_facts("unavailable", "not in download.folder"), {}
     try:
         info = [codec.probe(path) if path.is_file() else None for path in files.values()]
     except codec.VideoError as error:
-        return _facts("failed", str(error)), files
+        return new_facts("failed", str(error)), files
     shown = next((one for one in info if one), None)
     sums = [[name, sha256(path) if path.is_file() else digest(path)] for name, path in files.items()]
-    facts = _facts("ok", None) | {"sha256": sums[0][1] if "" in files else digest(sums)}
+    facts = new_facts("ok", warned) | {"sha256": sums[0][1] if "" in files else digest(sums)}
     if shown:
         frames = sum(one.frames for one in info if one)
         facts |= {"width": shown.width, "height": shown.height, "fps": shown.fps, "frames": frames}
     return facts, files
-
-
-def _facts(status: str, reason: str | None) -> dict:
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    return dict.fromkeys(_FACTS) | {"status": status, "reason": reason, "tried_at": now}
 
 
 def _placed(one: Wanted, row: dict, files: dict[str, Path], staging: Path) -> dict:

@@ -46,8 +46,8 @@ VIDEOS = _schema(
     _VIDEO,
     _PERSON,
     _SPLIT,
-    _field("status", pa.string(), "ok, unavailable or failed"),
-    _field("reason", pa.string(), "why it is not ok", nullable=True),
+    _field("status", pa.string(), "ok, unavailable or failed; listed: crop fetches it"),
+    _field("reason", pa.string(), "why it is not ok, and what its source warned of", nullable=True),
     _field(
         "path",
         pa.string(),

@@ -78,6 +78,8 @@ class DownloadParams:
     cookies: str
     retry_unavailable: bool
     max_videos: Number
+    keep: Literal["all", "none"]
+    max_megabytes: Number
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,7 @@ class Track:
         return self.first + len(self.boxes)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # there may be a million
 class Crop:
     """A clip that somebody has already chosen: frames [start, end) at 25 fps, `box` in pixels of `width` x `height`."""
 
@@ -225,9 +225,13 @@ class Annotations:
             found = hint if isinstance(hint, str) else hint.group()
             self._partitions[person] = "test" if found == "test" else "train"
 
+    def names(self) -> list[tuple[str, str]]:
+        """(person, video) of every source video, sorted."""
+        return sorted(self._texts.keys() | self._crops.keys())
+
     def videos(self) -> list[Listed]:
         """Every source video, sorted."""
-        return sorted(Listed(person, video, self.split(person)) for person, video in {**self._texts, **self._crops})
+        return [Listed(person, video, self.split(person)) for person, video in self.names()]
 
     def split(self, person_id: str) -> str:
         """train or test, by the published table, else by the partition it came in, else by the fixed list."""

@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow
+import pyarrow.compute
+
 from pipeline import schemas
 from pipeline.common.files import Notes, atomic_write, contents, digest, sha256
 from pipeline.common.places import Places
@@ -28,6 +31,8 @@ from uniface.tables import read_table
 VERSION = 1
 """Of the notes in which `Results` keeps what became of a video."""
 _INDEX_BATCH = 4096
+Done = tuple[VideoJob, list[Clip], dict | None]
+"""A video, its clips, and its facts if its worker fetched it."""
 
 
 class Jobs:
@@ -35,12 +40,15 @@ class Jobs:
 
     def __init__(self, places: Places):
         self._data = places.data.resolve()  # workers may run in another folder
-        table = places.data / "videos.parquet"
-        rows = read_table(table, "videos").to_pylist()
-        self.statuses = Counter(row["status"] for row in rows)
-        self._rows = sorted((row for row in rows if row["status"] == "ok"), key=lambda row: (row["split"], _name(row)))
-        if not self._rows:
-            raise FileNotFoundError(f"{table} lists no video that exists: see its column reason")
+        file = places.data / "videos.parquet"
+        table = read_table(file, "videos", ["person_id", "video_id", "split", "status", "path"])
+        self.statuses = Counter(table["status"].to_pylist())
+        wanted = pyarrow.compute.is_in(table["status"], pyarrow.array(["ok", "listed"]))
+        order = [(name, "ascending") for name in ("split", "person_id", "video_id")]
+        self._table = table.filter(wanted).sort_by(order)
+        if not len(self):
+            raise FileNotFoundError(f"{file} lists no video that exists: see its column reason")
+        self.listed = "listed" in self.statuses
         self._files = sorted(file for file in places.annotations.glob("*") if file.suffix in (".zip", ".csv"))
         self._annotations = Annotations(places.annotations) if self._files else None
         # of the files as they are: the table has what `download` found, and hands may have been there since
@@ -50,20 +58,26 @@ class Jobs:
             self._sums.setdefault("/".join(["videos", *parts[:2]]), []).append([*parts[2:], found])
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return self._table.num_rows
+
+    def _rows(self) -> Iterator[dict]:
+        """As dictionaries, a part of the table at a time: there may be a million."""
+        for part in self._table.to_batches(max_chunksize=_INDEX_BATCH):
+            yield from part.to_pylist()
 
     def fingerprint(self) -> list:
         """Changes with the list of videos, the bytes of one of them, or the annotations."""
-        videos = [[*_name(row), row["split"], self._sums.get(row["path"])] for row in self._rows]
+        videos = [digest([*_name(row), row["split"], self._sums.get(row["path"])]) for row in self._rows()]
         return [videos, [sha256(file) for file in self._files]]
 
     def __iter__(self) -> Iterator[tuple[VideoJob, str]]:
         """(job, the digest of all that its result depends on besides the settings)."""
-        for row in self._rows:
+        for row in self._rows():
             person, video = _name(row)
             texts = self._annotations.texts(person, video) if self._annotations else {}
             crops = self._annotations.crops(person, video) if self._annotations else []
-            job = VideoJob(person, video, row["split"], str(self._data / row["path"]), texts, tuple(crops))
+            path = str(self._data / row["path"]) if row["path"] else ""
+            job = VideoJob(person, video, row["split"], path, texts, tuple(crops))
             yield job, digest(self._sums.get(row["path"]), texts, list(job.crops))
 
 
@@ -74,11 +88,13 @@ def _name(row: dict) -> tuple[str, str]:
 class Results:
     """What was made of each video: `<person>/<video>.bin`, the clips one after another, and `.json`, their rows.
 
-    The JSON is written last, so a result is complete or absent.
+    The JSON is written last, so a result is complete or absent. With it are the facts of a video that its worker
+    fetched; with a status of `retry` they hold for this run alone.
     """
 
-    def __init__(self, folder: Path):
-        self._folder = folder
+    def __init__(self, folder: Path, retry: frozenset[str] = frozenset()):
+        self._folder, self._retry = folder, retry
+        self._tried: set[tuple[str, str]] = set()
         self.notes = Notes(VERSION)
 
     def _path(self, job: VideoJob) -> Path:
@@ -90,9 +106,17 @@ class Results:
 
     def has(self, job: VideoJob, key: str) -> bool:
         found = self.notes.read(self._note(job))
-        return found is not None and found["key"] == key
+        if found is None or found["key"] != key:
+            return False
+        facts = found.get("facts")
+        return facts is None or facts["status"] not in self._retry or (job.person_id, job.video_id) in self._tried
 
-    def write(self, job: VideoJob, key: str, clips: list[Clip]) -> None:
+    def facts(self, job: VideoJob) -> dict:
+        """What videos.parquet says of a video that was fetched by its worker."""
+        return self.notes.read(self._note(job))["facts"]
+
+    def write(self, job: VideoJob, key: str, clips: list[Clip], facts: dict | None = None) -> None:
+        self._tried.add((job.person_id, job.video_id))
         path = self._path(job)
         rows, offset = [], 0
         with atomic_write(path.with_name(f"{path.name}.bin")) as part, open(part, "wb") as file:
@@ -105,7 +129,7 @@ class Results:
                     row |= {"offset": offset, "size": len(clip.video)}
                     offset += len(clip.video)
                 rows.append(row)
-        self.notes.write(self._note(job), {"key": key, "clips": rows})
+        self.notes.write(self._note(job), {"key": key, "clips": rows, "facts": facts})
 
     def read(self, job: VideoJob, key: str) -> Iterator[tuple[dict, "Blob | None"]]:
         """(index row without shard and row, where the clip's bytes are) of each candidate."""
@@ -125,7 +149,7 @@ class Results:
                 Blob(url or path.with_name(f"{path.name}.bin"), offset, size) if kept else None,
             )
 
-    def sweep(self, jobs: Jobs, run: Callable[[Iterable[VideoJob]], Iterable[tuple[VideoJob, list[Clip]]]]) -> Iterator:
+    def sweep(self, jobs: Jobs, run: Callable[[Iterable[VideoJob]], Iterable[Done]]) -> Iterator:
         """Every (job, key) in the order of `jobs`, each once its result is there; `run` makes what is missing."""
         keys: dict[tuple[str, str], str] = {}
 
@@ -138,8 +162,8 @@ class Results:
         running = iter(run(missing()))
         for job, key in jobs:
             while not self.has(job, key):
-                done, clips = next(running)
-                self.write(done, keys.pop((done.person_id, done.video_id)), clips)
+                done, clips, facts = next(running)
+                self.write(done, keys.pop((done.person_id, done.video_id)), clips, facts)
             yield job, key
 
 

@@ -6,10 +6,11 @@ What is lost for good (removed, private, blocked here) is told from what another
 import re
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Lock
 from typing import Literal, Protocol
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from pipeline.videos import codec
 
@@ -19,6 +20,10 @@ _REQUESTS = 2
 """Retries inside one attempt, as when a transfer breaks off and is continued."""
 LONGEST_PAUSE = 60.0
 """Seconds; the pause before the n-th retry is 2^n up to this."""
+BLOCK_PAUSE = 600.0
+"""Seconds without a request after the first sign of a block; if the site still blocks then, the stage stops."""
+EMPTY_ROW = 20
+"""Videos one after another that have no format, from which on it is the site that gives us none."""
 
 # How answers read in yt-dlp's messages, looked for in this order. Only what no later try can get is gone; YouTube says
 # "Video unavailable" before reasons that pass, too.
@@ -27,6 +32,9 @@ _PASSING = re.compile(
     r"try again|playback on other websites|not available on this app|content isn.t available|fragment|"
     r"unable to download (video|api|player)",
     re.IGNORECASE,
+)
+_EMPTY = re.compile(
+    r"no video formats found|requested format is not available|only images are available", re.IGNORECASE
 )
 _GONE = re.compile(
     r"unable to download webpage: HTTP Error 4(04|10)|video (is )?(unavailable|private)\W*$|private video|"
@@ -43,13 +51,15 @@ class Settings(Protocol):
     url: str
     max_height: int
     attempts: int
+    pause: float
     kilobytes_per_second: int
     cookies: str
+    max_megabytes: int
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one attempt: `path` of the file if ok, else the reason."""
+    """What became of one attempt: `path` of the file if ok; why not, and what yt-dlp warned of, in `reason`."""
 
     status: Literal["ok", "unavailable", "failed"]
     reason: str | None = None
@@ -60,12 +70,87 @@ class Blocked(RuntimeError):
     """The site answers nothing more to this session, whatever the video."""
 
 
-class _Silent:
-    """yt-dlp's log; what matters comes as an exception."""
+class _Log:
+    """yt-dlp's log; errors come as exceptions, and warnings say what is missing on our side."""
+
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
 
     def debug(self, message: str) -> None: ...
 
-    info = warning = error = debug
+    info = error = debug
+
+    def warning(self, message: str) -> None:
+        self.warnings.append(_plain(message).removeprefix("WARNING: "))
+
+    def add_to(self, reason: str | None) -> str | None:
+        """The reason with the warnings behind it."""
+        told = "; ".join(dict.fromkeys(self.warnings))[:600]
+        return reason if not told else f"{reason} (warned: {told})" if reason else f"warned: {told}"
+
+
+def check_tools(url: str) -> None:
+    """Raise RuntimeError if YouTube is asked and yt-dlp lacks what it needs for that; other sites need nothing.
+
+    YouTube hands out its formats only to who runs its player's JavaScript; without, yt-dlp just warns and gets few.
+    """
+    host = urlsplit(url).hostname or ""
+    if not re.search(r"(^|\.)(youtube(-nocookie)?\.com|youtu\.be)$", host):
+        return
+    import yt_dlp
+    from yt_dlp.dependencies import yt_dlp_ejs
+    from yt_dlp.globals import supported_js_runtimes
+
+    runtime = supported_js_runtimes.value["deno"]().info
+    missing = [] if runtime and runtime.supported else ["the JavaScript runtime deno"]
+    missing += [] if yt_dlp_ejs else ["the scripts yt-dlp-ejs"]
+    if missing:
+        raise RuntimeError(
+            f"yt-dlp {yt_dlp.version.__version__} gets no videos from YouTube without {' and '.join(missing)}: "
+            'install them with pip install "yt-dlp[default,deno]", then run the same again'
+        )
+
+
+class Site:
+    """What the downloads of one process know together of a site that may block them."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()  # held during a pause: nobody asks meanwhile
+        self._empty = 0
+        self._paused_until: float | None = None  # None: never, or a video came since
+
+    def fetch(self, video_id: str, folder: Path, settings: Settings) -> Outcome:
+        """`fetch`; at a block all wait for `BLOCK_PAUSE` and try once more. Raises Blocked if it stays."""
+        while True:
+            with self._lock:
+                began = time.monotonic()
+            try:
+                outcome = fetch(video_id, folder, settings)
+                self._count(outcome)
+                time.sleep(settings.pause)
+                return outcome
+            except Blocked as error:
+                self._pause(error, began)
+
+    def _count(self, outcome: Outcome) -> None:
+        with self._lock:
+            if outcome.status == "ok":
+                self._empty, self._paused_until = 0, None
+            elif _EMPTY.search(outcome.reason):
+                self._empty += 1
+                if self._empty >= EMPTY_ROW:
+                    raise _blocked(f"no formats for {self._empty} videos in a row: {outcome.reason}")
+            else:
+                self._empty = 0
+
+    def _pause(self, error: Blocked, began: float) -> None:
+        with self._lock:
+            if self._paused_until is None:
+                print(f"the site blocks us, trying again in {BLOCK_PAUSE:.0f} s", file=sys.stderr, flush=True)
+                time.sleep(BLOCK_PAUSE)
+                self._paused_until = time.monotonic()
+            elif began >= self._paused_until:  # else it was asked before the pause
+                raise error
 
 
 def fetch(video_id: str, folder: Path, settings: Settings) -> Outcome:
@@ -84,11 +169,18 @@ def fetch(video_id: str, folder: Path, settings: Settings) -> Outcome:
 
 def _try(video_id: str, folder: Path, settings: Settings) -> Outcome:
     from yt_dlp import YoutubeDL
-    from yt_dlp.utils import YoutubeDLError
+    from yt_dlp.utils import DownloadCancelled, YoutubeDLError
 
     # this stand-in for a package that is missing raises the wrong error at any attribute, on which pickle trips
     sys.modules.pop("yt_dlp.dependencies.Cryptodome", None)
     height = f"[height<=?{settings.max_height}]"
+    log, most = _Log(), settings.max_megabytes * 2**20
+
+    def watch(progress: dict) -> None:
+        size = max(progress.get("total_bytes") or 0, progress.get("downloaded_bytes") or 0)
+        if most and size > most:
+            raise DownloadCancelled(f"larger than download.max_megabytes, {settings.max_megabytes}")
+
     options = {
         "format": f"bv*[ext=mp4]{height}/b[ext=mp4]{height}/bv*{height}/b{height}",  # the picture is enough
         "paths": {"home": str(folder.resolve())},
@@ -106,34 +198,43 @@ def _try(video_id: str, folder: Path, settings: Settings) -> Outcome:
         "quiet": True,
         "noprogress": True,
         "no_color": True,
-        "logger": _Silent(),
+        "logger": log,
+        "progress_hooks": [watch],
     }
     url = settings.url.format(id=quote(video_id, safe=""))
     try:
         with YoutubeDL(options) as downloader:
             downloader.download([url])
     except (YoutubeDLError, OSError) as error:
-        reason = re.sub(r"\s+", " ", str(error)).removeprefix("ERROR: ").strip()[:300]
-        return judge(reason)
+        outcome = judge(_plain(str(error)).removeprefix("ERROR: ")[:300])
+        return replace(outcome, reason=log.add_to(outcome.reason))
     files = [file for file in folder.iterdir() if file.suffix not in (".part", ".ytdl")]
     if not files:
-        return Outcome("failed", "nothing was downloaded")
+        return Outcome("failed", log.add_to("nothing was downloaded"))
     broken = check(files[0])
     if broken:
         files[0].unlink()  # or the next try would take it for done
-        return Outcome("failed", broken)
-    return Outcome("ok", None, files[0])
+        return Outcome("failed", log.add_to(broken))
+    return Outcome("ok", log.add_to(None), files[0])
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"\s+", " ", text).strip()
 
 
 def judge(reason: str) -> Outcome:
     """What an error of yt-dlp means for the video. Raises Blocked if it means the session."""
     if _BLOCKED.search(reason):
-        raise Blocked(
-            f"the site blocks this session for now ({reason}): wait an hour, set download.pause higher or "
-            "download.cookies, and run the same command again; what was fetched is kept"
-        )
+        raise _blocked(reason)
     gone = _GONE.search(reason) and not _PASSING.search(reason)
     return Outcome("unavailable" if gone else "failed", reason)
+
+
+def _blocked(reason: str) -> Blocked:
+    return Blocked(
+        f"the site blocks this session for now ({reason}): wait an hour, set download.pause higher or "
+        "download.cookies, and run the same command again; what was fetched is kept"
+    )
 
 
 def check(path: Path) -> str | None:

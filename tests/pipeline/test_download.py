@@ -279,6 +279,7 @@ def server(monkeypatch):
     for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("pipeline.videos.youtube._pause", lambda n: 0.01)
+    monkeypatch.setattr("pipeline.videos.youtube.BLOCK_PAUSE", 0.01)
     Server.files, Server.log, Server.failures = {}, [], {}
     listening = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server)
     threading.Thread(target=listening.serve_forever, daemon=True).start()
@@ -407,7 +408,7 @@ def test_a_block_stops_the_stage_and_the_next_run_goes_on(tmp_path, server, monk
     options = {"source": "youtube", "url": url, "parallel": 1}
     with pytest.raises(RuntimeError, match=r"rate-limited.*download\.pause"):
         run(tmp_path, **options)
-    assert len(asked) == 3  # not one more
+    assert len(asked) == 4  # once more after the pause, and not one more
     monkeypatch.undo()
     handler.log.clear()
     counts, _ = run(tmp_path, **options)

@@ -1,0 +1,198 @@
+"""Faces in every frame and in every n-th: processor time of the crop stage, and what becomes of its clips.
+
+    python -m benchmarks.detect_every [FOLDER_OF_ANOTHER_BUILD]
+
+Sample videos of 640 x 360 with their annotations go through this build with `crop.detect_every` 1 and 5, and through
+another checkout of the project if one is named, in turn. The detector is a stand-in: the sample's own network (0.40
+GMAC for 640 x 480 pixels) finds the faces, and a network with SCRFD-500M's layout and random weights (0.62) runs beside
+it for the cost. Rates are frames of the source per second of processor time, on one core, decoding to encoding.
+"""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+VIDEOS = 20
+SECONDS = 6.0
+EVERY = 5
+
+
+class Costly:
+    """The sample's detector at the cost of SCRFD-500M and more."""
+
+    batch = 1
+
+    def __init__(self, nets: Path):
+        import onnxruntime
+
+        from uniface.faces import Faces
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        self._beside = onnxruntime.InferenceSession(nets / "beside" / "cost.onnx", options)
+        self._blob = np.zeros((1, 3, 384, 640), np.float32)
+        self._faces = Faces(nets, threads=1, recognise=False)
+        self.looks = 0
+
+    def detect(self, image: np.ndarray) -> list:
+        self._pay()
+        return self._faces.detect(image)
+
+    def detect_batch(self, images: list[np.ndarray]) -> list[list]:
+        for _ in images:
+            self._pay()
+        return self._faces.detect_batch(images)
+
+    def _pay(self) -> None:
+        self.looks += 1
+        self._beside.run(None, {"image": self._blob})
+
+
+def write_cost(path: Path) -> None:
+    """A network with the layout of SCRFD-500M and random weights."""
+    import torch
+    from torch import nn
+
+    def conv(width: int, out: int, size: int, stride: int = 1, groups: int = 1) -> nn.Module:
+        return nn.Sequential(nn.Conv2d(width, out, size, stride, size // 2, groups=groups), nn.ReLU())
+
+    def separable(width: int, out: int, stride: int = 1) -> nn.Module:
+        return nn.Sequential(conv(width, width, 3, stride, width), conv(width, out, 1))
+
+    class Cost(nn.Module):
+        def __init__(self):
+            super().__init__()
+            widths = 16, 40, 72, 152, 288
+            self.stem = nn.Sequential(conv(3, 16, 3, 2), separable(16, 16))
+            self.stages = nn.ModuleList(
+                nn.Sequential(separable(width, out, 2), *(separable(out, out) for _ in range(blocks - 1)))
+                for width, out, blocks in zip(widths, widths[1:], (2, 3, 2, 6), strict=False)
+            )
+            self.lateral = nn.ModuleList(nn.Conv2d(width, 16, 1) for width in widths[2:])
+            self.smooth = nn.ModuleList(conv(16, 16, 3) for _ in range(3))
+            self.head = nn.Sequential(separable(16, 64), separable(64, 64))
+            self.answers = nn.ModuleList(nn.Conv2d(64, 2 * values, 3, padding=1) for values in (1, 4, 10))
+
+        def forward(self, x):
+            maps, x = [], self.stem(x)
+            for stage in self.stages:
+                x = stage(x)
+                maps.append(x)
+            maps = [smooth(side(x)) for smooth, side, x in zip(self.smooth, self.lateral, maps[1:], strict=True)]
+            return tuple(answer(self.head(x)) for x in maps for answer in self.answers)
+
+    path.parent.mkdir(parents=True)
+    example = torch.zeros(1, 3, 384, 640)
+    torch.onnx.export(Cost().eval(), (example,), str(path), input_names=["image"], dynamo=False, opset_version=13)
+
+
+def measure(raw: Path, nets: Path, every: int) -> dict:
+    """What one build, that of the current folder, makes of the videos; runs in a process of its own."""
+    from pipeline import params
+
+    settings = dataclasses.replace(params.load("params.paper.yaml").crop, min_size=96)
+    try:
+        from pipeline.videos.clips import Cropper, VideoJob
+
+        settings = dataclasses.replace(settings, detect_every=every)
+    except ModuleNotFoundError:  # the build before pipeline/videos
+        from pipeline.clips import Job as VideoJob
+
+        from pipeline.crop import Cropper
+    detector = Costly(nets)
+    worker = Cropper(256, settings, lambda: detector)
+    jobs = []
+    for folder in sorted(path for path in (raw / "txt").glob("*/*") if path.is_dir()):
+        texts = {file.stem: file.read_text() for file in sorted(folder.glob("*.txt"))}
+        path = raw / "videos" / f"{folder.name}.mp4"
+        jobs.append(VideoJob(folder.parent.name, folder.name, "train", str(path), texts, ()))
+    worker(jobs[0])  # what is loaded once
+    detector.looks, clips, began = 0, {}, time.process_time()
+    for job in jobs:
+        for clip in worker(job):
+            clips[f"{job.video_id} {clip.utterance} {clip.chunk}"] = [clip.start, clip.end, clip.status, clip.box]
+    return {"seconds": time.process_time() - began, "looks": detector.looks, "clips": clips}
+
+
+def in_build(build: Path, raw: Path, nets: Path, every: int) -> dict:
+    """`measure` in another checkout, with its code and a worker's environment."""
+    from pipeline.common.cluster import KEEP_MEMORY
+
+    code = (
+        "import json, runpy, sys; from pathlib import Path; "
+        f"own = runpy.run_path({str(Path(__file__))!r}); "
+        f"print(json.dumps(own['measure'](Path({str(raw)!r}), Path({str(nets)!r}), {every})))"
+    )
+    environment = {**os.environ, **KEEP_MEMORY, "PYTHONPATH": str(build), "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=build, env=environment, capture_output=True, text=True, check=True
+    )
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+def errors(raw: Path, nets: Path) -> list[float]:
+    """Mean distance in pixels, side by side, of the boxes with `EVERY` from those of every frame, for each video."""
+    from pipeline import params
+    from pipeline.videos.annotations import parse_utterance
+    from pipeline.videos.detections import detections
+    from pipeline.videos.fomm import MISS, best_match
+    from pipeline.videos.tracks import merged
+    from uniface.faces import Faces
+
+    settings, faces, found = params.load("params.paper.yaml").crop, Faces(nets, threads=1, recognise=False), []
+    for folder in sorted(path for path in (raw / "txt").glob("*/*") if path.is_dir()):
+        tracks = [parse_utterance(file.read_text(), file.stem) for file in sorted(folder.glob("*.txt"))]
+        boxes = []
+        for every in (1, EVERY):
+            chosen = dataclasses.replace(settings, detect_every=every)
+            row = []
+            for tick, size, seen in detections(raw / "videos" / f"{folder.name}.mp4", merged(tracks), chosen, faces):
+                track = next(track for track in tracks if track.first <= tick < track.end)
+                row.append(best_match(seen, track.boxes[tick - track.first] * np.array(size * 2)))
+            boxes.append(row)
+        both = [(a, b) for a, b in zip(*boxes, strict=True) if MISS not in (a, b)]
+        found.append(float(np.mean([np.abs(np.subtract(a, b)).mean() for a, b in both])))
+    return found
+
+
+def main() -> None:
+    from pipeline import params
+    from pipeline.sample.raw import write_voxceleb2
+    from pipeline.sample.world import World
+
+    chosen = params.load(ROOT / "params.yaml")
+    small = dataclasses.replace(chosen.sample, persons=VIDEOS, test_persons=4, video_height=360, seconds=SECONDS)
+    with tempfile.TemporaryDirectory() as folder:
+        raw, nets = Path(folder, "raw"), Path(folder, "nets")
+        world = World(small, 7)
+        write_voxceleb2(world, raw, os.cpu_count() or 1)
+        nets.mkdir()
+        (nets / "detector.onnx").write_bytes((ROOT / "pipeline/sample/nets/detector.onnx").read_bytes())
+        write_cost(nets / "beside" / "cost.onnx")
+        frames = sum(utterance.end - utterance.start for video in world.videos for utterance in video.utterances)
+        builds = [("this_every_1", ROOT, 1), (f"this_every_{EVERY}", ROOT, EVERY)]
+        builds += [("other", Path(sys.argv[1]).resolve(), 1)] if sys.argv[1:] else []
+        best: dict[str, dict] = {}
+        for _ in range(2):
+            for name, build, every in builds:
+                found = in_build(build, raw, nets, every)
+                best[name] = min(found, best.get(name, found), key=lambda one: one["seconds"])
+        every_frame, some = (best[f"this_every_{n}"]["clips"] for n in (1, EVERY))
+        same = [some.get(name, [None] * 3)[:3] == row[:3] for name, row in every_frame.items()]
+        distances = errors(raw, nets)
+    print(json.dumps({name: round(frames / one["seconds"], 1) for name, one in best.items()}))
+    print(json.dumps({"frames": frames, "looks": {name: one["looks"] for name, one in best.items()}}))
+    print(json.dumps({"chunks": len(same), "identical": round(float(np.mean(same)), 4)}))
+    print(json.dumps({"box_error_px_mean": round(float(np.mean(distances)), 3), "worst": round(max(distances), 3)}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,4 +1,4 @@
-"""The command line of the models: `python -m uniface summary | import | reenact | swap | export | verify`."""
+"""The command line of the models: `python -m uniface summary | import | reenact | swap | demo | export | verify`."""
 
 import argparse
 import sys

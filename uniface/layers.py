@@ -171,8 +171,12 @@ class ModulatedConv(nn.Module):
             self.blur = Blur(padding=1, gain=4.0)
 
     def forward(self, x: Tensor, stylemap: Tensor) -> Tensor:
+        out = _conv(self, self.modulate(x, stylemap))
+        return leaky_relu(out) if self.activate else out
+
+    def modulate(self, x: Tensor, stylemap: Tensor) -> Tensor:
+        """What the convolution gets, (B, I, R, R)."""
         gamma, beta = self.modulation(stylemap).chunk(2, dim=1)  # 2 x (B, I, R, R)
         with torch.autocast(x.device.type, enabled=False):  # its sums are float32 anyway; the maps need not be
             x = F.group_norm(x.to(beta.dtype), 1, eps=1e-5)  # one group = LayerNorm over C, H, W; keeps channels_last
-        out = _conv(self, torch.addcmul(beta, x, gamma))
-        return leaky_relu(out) if self.activate else out
+        return torch.addcmul(beta, x, gamma)

@@ -23,6 +23,7 @@ NEUTRAL = (
     "pipeline.common.lost",
     "pipeline.common.places",
     "pipeline.common.progress",
+    "pipeline.nets.centre",  # makes a file that somebody may name in params.yaml
     "pipeline.params",  # reads the values, which are DVC's parameters
     "pipeline.sections",  # their types
     "pipeline.tracking.journal",  # what a training tells MLflow

@@ -31,10 +31,10 @@ def draw_gallery(path: str | Path, identities: int = 8, size: int = 160, seed: i
     for k in range(2):
         source, target, pose = people[k], people[k + 2], POSES[2 - k]
         tiles += [
-            _caption("source", _draw(*source, POSES[0], size)),
-            _caption("target", _draw(*target, pose, size)),
-            _caption("reenacted", _draw(*source, pose, size)),
-            _caption("swapped", _draw(source[0], target[1], target[2], pose, size)),
+            caption("source", _draw(*source, POSES[0], size)),
+            caption("target", _draw(*target, pose, size)),
+            caption("reenacted", _draw(*source, pose, size)),
+            caption("swapped", _draw(source[0], target[1], target[2], pose, size)),
         ]
     write_image(path, np.vstack([*rows, np.hstack(tiles)]))
 
@@ -48,7 +48,8 @@ def _draw(face: Face, look: Look, scene: Scene, pose: Attributes, size: int) -> 
     return Renderer(face, look, scene, (size, size)).frame(pose)[0]
 
 
-def _caption(text: str, tile: np.ndarray) -> np.ndarray:
+def caption(text: str, tile: np.ndarray) -> np.ndarray:
+    """The picture under a line of text."""
     bar = np.full((20, tile.shape[1], 3), 255, np.uint8)
     cv2.putText(bar, text, (6, 15), cv2.FONT_HERSHEY_SIMPLEX, 0.45, INK, 1, cv2.LINE_AA)
     return np.vstack([bar, tile])

@@ -10,43 +10,16 @@ import torch
 
 from pipeline.common.sheets import TILE
 from pipeline.scoring.tables import MODEL, Table, better
+from uniface.explain import POINTS, cells, colour_field, longest, looked_at, marked
 from uniface.images import resize, to_tensor, to_uint8
 from uniface.model import UniFace
 
 if TYPE_CHECKING:
     from pipeline.scoring.held_out import Pairs
 
-POINTS = {"forehead": (0.5, 0.3), "eye": (0.42, 0.46), "face": (0.6, 0.62), "background": (0.07, 0.12)}
-"""Points of the target whose attention is shown (those of Fig. 8 b), in fractions of width and height."""
 ARROWS = 12  # in a row of a displacement field
 SIDE = ("_fixed_crop", "_loss_recogniser")  # the same metric, measured in another way
 QUERIES, TOP = 3, 4  # of the retrieval by z_t
-
-
-def colour_field(fdf: np.ndarray, largest: float) -> np.ndarray:
-    """A displacement field (2, h, w) as uint8 (h, w, 3): the hue is its direction, the saturation its length.
-
-    `largest` is the length shown in full colour; white is no displacement.
-    """
-    from PIL import Image
-
-    x, y = fdf
-    hue = (np.arctan2(y, x) / (2 * np.pi)) % 1
-    saturation = np.clip(np.hypot(x, y) / max(largest, 1e-6), 0, 1)
-    hsv = np.stack([hue, saturation, np.ones_like(hue)], axis=-1)
-    return np.asarray(Image.fromarray((hsv * 255).round().astype(np.uint8), "HSV").convert("RGB"))
-
-
-def heat(image: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """uint8 (H, W, 3) with attention (h, w) laid over it: grey where there is none, red to yellow where it is."""
-    from PIL import Image
-
-    height, width = image.shape[:2]
-    small = Image.fromarray((weights / weights.max()).astype(np.float32))
-    share = np.clip(np.asarray(small.resize((width, height), Image.Resampling.BILINEAR)), 0, 1)[..., None]
-    warm = np.concatenate([np.full_like(share, 255), 230 * share, np.zeros_like(share)], axis=-1)
-    grey = image.mean(axis=-1, keepdims=True) * 0.6
-    return ((1 - share) * grey + share * warm).round().astype(np.uint8)
 
 
 def arrows(image: np.ndarray, fdf: np.ndarray) -> np.ndarray:
@@ -98,9 +71,7 @@ def fdf_sheet(model: UniFace, source: np.ndarray, target: np.ndarray) -> Sheet |
     with torch.no_grad():
         f_s = model.identity_embedder(images[0])[0]
     fields = parts.fdf.float().cpu().numpy()  # (N, 2, h, w)
-    edge = fields.shape[-1] // 6  # what happens at the border says nothing about the face, yet may be the largest
-    inner = fields[..., edge : fields.shape[-2] - edge, edge : fields.shape[-1] - edge]
-    largest = float(np.quantile(np.hypot(inner[:, 0], inner[:, 1]), 0.99))  # one scale for all rows
+    largest = longest(fields)  # one scale for all rows
     coloured = [colour_field(field, largest) for field in fields]
     drawn = [arrows(image, field) for image, field in zip(target, fields, strict=True)]
     before, after = features(*(f.float().cpu().numpy() for f in (f_s, parts.f_bar_s)))
@@ -113,20 +84,15 @@ def fdf_sheet(model: UniFace, source: np.ndarray, target: np.ndarray) -> Sheet |
 def attention_sheet(model: UniFace, source: np.ndarray, target: np.ndarray) -> Sheet | None:
     """Where in the source IdT looks for four points of the target (as the paper's Fig. 8 b); None without IdT.
 
-    IdT sees the source's features warped to the target's pose, so the maps are laid over the target: a map that lights
-    up around its own point reads the source's feature that AttrT has put there.
+    A map that lights up around its own point reads the source's feature that AttrT has put there.
     """
     parts = model.explain(*_tensors(model, source, target), task="swapping")
     if parts.attention is None:
         return None
     attention = parts.attention.float().cpu().numpy()  # (N, tokens of the target, tokens of the warped source)
-    side = round(attention.shape[-1] ** 0.5)
-    columns = [source, np.stack([_marked(image) for image in target])]
-    for x, y in POINTS.values():
-        token = int(y * side) * side + int(x * side)
-        columns.append(
-            np.stack([heat(t, a[token].reshape(side, side)) for t, a in zip(target, attention, strict=True)])
-        )
+    columns = [source, np.stack([marked(image) for image in target])]
+    for point in POINTS:
+        columns.append(np.stack([looked_at(t, a, point) for t, a in zip(target, attention, strict=True)]))
     return ["source", "target", *(f"for the {name}" for name in POINTS)], columns
 
 
@@ -190,17 +156,4 @@ def _enlarged(image: np.ndarray, side: int) -> np.ndarray:
     """Brought to `side` x `side`; of maps much smaller than that the cells stay visible."""
     if 3 * len(image) > side:
         return image if len(image) == side else resize(image, (side, side))
-    rows = np.arange(side) * len(image) // side
-    return image[rows][:, rows]
-
-
-def _marked(image: np.ndarray) -> np.ndarray:
-    """The picture with the points of interest as dots in dark rings."""
-    image = image.copy()
-    height, width = image.shape[:2]
-    radius = height // 64
-    for x, y in POINTS.values():
-        row, column = int(y * height), int(x * width)
-        image[row - radius - 1 : row + radius + 2, column - radius - 1 : column + radius + 2] = 0
-        image[row - radius : row + radius + 1, column - radius : column + radius + 1] = (255, 230, 0)
-    return image
+    return cells(image, side)

@@ -21,11 +21,12 @@ from pipeline.common.places import Places
 from pipeline.common.sheets import LABEL, sheet
 from pipeline.params import load
 from pipeline.scoring import decoys as scoring_decoys
-from pipeline.scoring import held_out, sheets
+from pipeline.scoring import held_out
 from pipeline.scoring.decoys import looks_right
 from pipeline.scoring.held_out import Pairs, clip_pairs, exact, others, portrait_pairs
 from pipeline.scoring.scorer import Scorer
 from pipeline.scoring.tables import read_table
+from uniface import explain
 from uniface.config import TASKS, ModelConfig
 from uniface.data import CorruptMedia
 from uniface.images import read_image
@@ -484,7 +485,7 @@ def test_headlines_are_few_numbers_and_the_gains_where_there_is_truth():
 def test_colour_field_shows_direction_and_length():
     field = np.zeros((2, 2, 2))
     field[:, 0, 1], field[:, 1, 0], field[:, 1, 1] = (1, 0), (-1, 0), (0.5, 0)
-    picture = sheets.colour_field(field, largest=1.0).astype(int)
+    picture = explain.colour_field(field, largest=1.0).astype(int)
     assert picture[0, 0].tolist() == [255, 255, 255]  # no displacement
     assert picture[0, 1].tolist() == [255, 0, 0] and picture[1, 0, 0] < 10  # opposite directions, opposite hues
     assert picture[1, 1, 0] == 255 and 120 < picture[1, 1, 1] < 135  # half the length, half the colour
@@ -493,7 +494,7 @@ def test_colour_field_shows_direction_and_length():
 def test_heat_lights_up_where_the_weight_is():
     weights = np.zeros((4, 4))
     weights[1, 2] = 3.0
-    picture = sheets.heat(np.full((32, 32, 3), 100, np.uint8), weights)
+    picture = explain.heat(np.full((32, 32, 3), 100, np.uint8), weights)
     assert picture[..., 0].argmax() in {row * 32 + column for row in (11, 12) for column in (19, 20)}
     assert picture.max() > 225 and picture[28, 4].tolist() == [60, 60, 60]
 

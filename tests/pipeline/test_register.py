@@ -13,6 +13,7 @@ import pytest
 import torch
 from small_requests import TINY, face, text
 
+import uniface
 from pipeline import params as settings
 from pipeline import register as stage
 from pipeline.common.files import weights_digest
@@ -93,6 +94,22 @@ def test_it_loads_by_alias_and_does_both_tasks(registered):
     images = model.predict(pd.DataFrame(arrays))["image"]
     assert [image.shape for image in images] == [(32, 32, 3)] * 2
     assert not np.array_equal(*images)
+
+
+def test_people_load_a_version_by_its_alias(registered, registry, registry_home, monkeypatch):
+    monkeypatch.chdir(registry_home)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    registry.set_alias("champion", "1")
+    editor = uniface.load("models:/faces@champion")
+    registry.client.delete_registered_model_alias("faces", "champion")
+    assert editor.files.version == "faces version 1" and set(editor.files.models) == set(stage.TASKS)
+    source, target = (to_tensor(np.stack([face(k)])) for k in (0, 5))
+    for task, verb in (("reenactment", editor.reenact), ("swapping", editor.swap)):
+        with torch.no_grad():
+            expected = UniFace.load(registry_home / "models" / f"{task}.safetensors")(source, target, task=task)
+        assert (verb(source, target) - expected).abs().max() < 1e-4
+    with pytest.raises(ValueError, match="models:/faces@champion cannot be fetched"):
+        uniface.load("models:/faces@champion")
 
 
 def test_weights_onnx_and_card_are_beside_it(registered, registry, registry_home, tmp_path):

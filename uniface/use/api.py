@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from uniface import explain
 from uniface.faces import Detection, Faces
-from uniface.images import resize, to_tensor, to_uint8
+from uniface.images import grid, resize, to_tensor, to_uint8
 from uniface.model import UniFace
 from uniface.use import bundle, crops, find, pictures
 from uniface.use.network import Network
@@ -22,6 +23,7 @@ from uniface.use.track import Track, Tracker
 
 VERBS = {"reenactment": "reenact", "swapping": "swap"}
 BATCH = 8  # frames that a GPU takes at once
+SHOWN = 128  # pixels of the side of a picture of what is inside, at least
 
 
 class Edited(NamedTuple):
@@ -149,6 +151,25 @@ class FaceEditor:
             image = self.apply(task, features, image, squares)
         edited = Picture(image, picture.alpha if image.shape == picture.rgb.shape else None, picture.profile)
         return edited if isinstance(target, Picture) else _like(target, edited)
+
+    def explain(self, task: str, source: Any, target: Any) -> dict[str, np.ndarray]:
+        """What the model does inside with the largest face of each, as pictures uint8 (H, W, 3).
+
+        `fdf` (as the paper's Fig. 9): the target's displacement field in colours. `attention` (as Fig. 8): the target
+        with four points, and for each of them where IdT looks. What a model does not have is left out. Errors as in
+        `swap`.
+        """
+        crops = [self.prepare(task, image, False) for image in (source, target)]
+        parts = self.network(task).explain(*(to_tensor(crop)[None] for crop in crops))
+        shown, big = {}, resize(crops[1], (max(SHOWN, len(crops[1])),) * 2)
+        if parts.fdf is not None:
+            field = parts.fdf.float().cpu().numpy()  # (1, 2, h, w)
+            shown["fdf"] = explain.cells(explain.colour_field(field[0], explain.longest(field)), len(big))
+        if parts.attention is not None:
+            attention = parts.attention[0].float().cpu().numpy()
+            maps = [explain.looked_at(big, attention, point) for point in explain.POINTS]
+            shown["attention"] = grid([[explain.marked(big), *maps]])
+        return shown
 
     def apply(self, task: str, features: tuple, image: np.ndarray, squares: list[crops.Square]) -> np.ndarray:
         """A picture with the faces in `squares` swapped, or the reenacted square of the first."""

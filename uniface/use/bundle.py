@@ -13,6 +13,7 @@ from uniface.model import read_metadata
 
 CROPS = {"reenactment": "fomm", "swapping": "ffhq"}
 """How each task's training data is cut (Sec. 4.1): FOMM's boxes, CelebA-HQ's alignment."""
+HOMES = ("models", "pretrained")
 DETECTOR = "detector.onnx"
 HEIGHT = 240
 """Rows at which a detector looks first, where the model does not say: few enough for a face that fills the picture."""
@@ -26,6 +27,17 @@ class Bundle:
     detector: Path | None
     version: str
     extra: dict[str, dict[str, Any]] = field(default_factory=dict)  # task to the values in its file's metadata
+
+
+def default() -> Path:
+    """The folder of models to use where none is named: what was trained here, else what the repository brings.
+
+    Raises FileNotFoundError if there is neither.
+    """
+    for folder in map(Path, HOMES):
+        if any(folder.glob("*.safetensors")):
+            return folder
+    raise FileNotFoundError(f"no model in {' or '.join(HOMES)}: train one (dvc repro), or name it with --model")
 
 
 def facts(task: str, detector: Path, height: int) -> dict[str, Any]:

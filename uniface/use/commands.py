@@ -1,4 +1,4 @@
-"""The commands `swap`, `reenact`, `export` and `verify` of `python -m uniface`."""
+"""The commands `swap`, `reenact`, `demo`, `export` and `verify` of `python -m uniface`."""
 
 import argparse
 import os
@@ -22,9 +22,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         command.add_argument("source", type=Path, help="picture that gives the identity")
         command.add_argument("target", type=Path, help="picture or video that gives the attributes")
         command.add_argument("-o", "--out", type=Path, required=True, help="picture or video to write")
-        command.add_argument(
-            "--model", default=f"models/{task}.safetensors", help="file, folder, or models:/NAME@ALIAS"
-        )
+        command.add_argument("--model", help="file, folder, or models:/NAME@ALIAS; default: models, else pretrained")
         command.add_argument("--detector", type=Path, help="ONNX file that finds faces; default: the model's own")
         command.add_argument("--face", type=_face, default="largest", metavar="largest|all|left|N", help="of TARGET")
         command.add_argument("--crop", action="store_true", help="SOURCE and TARGET are square face crops already")
@@ -33,6 +31,18 @@ def add(commands: argparse._SubParsersAction) -> None:
         command.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, mps")
         command.add_argument("--half", action="store_true", help="compute in bfloat16: faster, a little less exact")
         command.set_defaults(run=_edit, task=task)
+
+    command = commands.add_parser("demo", help="a page to try a model in the browser")
+    command.add_argument("--model", help="file, folder, or models:/NAME@ALIAS; default: models, else pretrained")
+    command.add_argument("--detector", type=Path, help="ONNX file that finds faces; default: the model's own")
+    command.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, mps")
+    command.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="address to listen at; any but this machine's own needs UNIFACE_DEMO_PASSWORD",
+    )
+    command.add_argument("--port", type=int, default=7860)
+    command.set_defaults(run=_demo)
 
     command = commands.add_parser("export", help="write a model as ONNX, checked against torch")
     command.add_argument("model", help="file, folder, or models:/NAME@ALIAS")
@@ -56,7 +66,7 @@ def _face(text: str) -> str | int:
 
 
 def _edit(options: argparse.Namespace) -> None:
-    from uniface.use import api, origin, pictures, video
+    from uniface.use import api, bundle, origin, pictures, video
 
     _writable(options.out)
     for path in (options.source, options.target):
@@ -67,7 +77,8 @@ def _edit(options: argparse.Namespace) -> None:
         raise ValueError("--face all: a reenactment follows one face; use largest, left or a number")
     if not options.no_mark:
         origin.check(options.out)
-    editor = api.load(options.model, options.device, options.detector, options.half)
+    model = options.model or bundle.default() / f"{options.task}.safetensors"
+    editor = api.load(model, options.device, options.detector, options.half)
     digest = editor.digest(options.task)
     mark = None
     if not options.no_mark:
@@ -123,6 +134,15 @@ def _export(options: argparse.Namespace) -> None:
     model = UniFace.load(models[task])
     for path, difference in onnx.export(model, task, options.out, options.half, options.split).items():
         print(f"wrote {path}: largest difference to torch {difference:.1e}")
+
+
+def _demo(options: argparse.Namespace) -> None:
+    from uniface.use import api, bundle, demo
+
+    password = os.environ.get(demo.PASSWORD, "")
+    demo.check(options.host, password)
+    editor = api.load(options.model or bundle.default(), options.device, options.detector)
+    demo.serve(editor, options.host, options.port, password)
 
 
 def _verify(options: argparse.Namespace) -> None:

@@ -8,7 +8,8 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from uniface.model import UniFace
+from uniface.model import Parts, UniFace
+from uniface.use.winograd import quickened
 
 
 class SourceFeatures(nn.Module):
@@ -67,10 +68,14 @@ class Network:
     def __init__(self, model: UniFace, task: str, device: str | torch.device = "cpu", half: bool = False):
         self.size, self.task, self.device = model.config.image_size, task, torch.device(device)
         self.dtype = torch.bfloat16 if half else torch.float32
-        model = copy.deepcopy(model) if half else model
+        if half:
+            model = copy.deepcopy(model)
+        elif self.device.type == "cpu":
+            model = quickened(model)
         model = model.to(self.device, self.dtype, memory_format=torch.channels_last).eval()
         if half and model.attribute_embedder is not None:
             model.attribute_embedder.float()  # bfloat16 has too few digits for coordinates
+        self.model = model
         self._source, self._frame = SourceFeatures(model, task), Frame(model, task)
 
     @torch.inference_mode()
@@ -84,6 +89,10 @@ class Network:
         batch = target.shape[0]
         features = tuple(f if f.shape[0] == batch else f.expand(batch, -1, -1, -1) for f in features)
         return self._frame(self._placed(target), *features)
+
+    def explain(self, source: Tensor, target: Tensor) -> Parts:
+        """What is inside for (B, 3, S, S) each, see `UniFace.explain`; only in float32."""
+        return self.model.explain(self._placed(source), self._placed(target), task=self.task)
 
     def _placed(self, image: Tensor) -> Tensor:
         size = self.size

@@ -12,7 +12,7 @@ import shutil
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -59,14 +59,30 @@ def rate(path: Path) -> float:
         return float(container.streams.video[0].average_rate or 25)
 
 
+def first_frame(path: Path) -> np.ndarray:
+    """uint8 (H, W, 3), upright. Raises ValueError for what is no video or shows nothing."""
+    with _opened(path) as container:
+        try:
+            return _upright(next(container.decode(video=0)))
+        except (av.FFmpegError, StopIteration) as error:
+            raise ValueError(f"no frame in {path}") from error
+
+
 def edit(
-    session: Session, target: Path, out: Path, mark: origin.Mark | None = None, key: str = "", as_parent: bool = True
+    session: Session,
+    target: Path,
+    out: Path,
+    mark: origin.Mark | None = None,
+    key: str = "",
+    as_parent: bool = True,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Outcome:
     """Run the frames of `target` through `session` into the video `out`.
 
     `key` tells apart runs that must not be mixed (source, model, options): pieces of another key are thrown away. With
-    `as_parent` the mark names `target` as the video that was edited. Raises ValueError for a file that is no video or
-    is broken in the middle, and for a format that cannot hold the result.
+    `as_parent` the mark names `target` as the video that was edited. `on_progress` is told the frames that are done and
+    about how many there are. Raises ValueError for a file that is no video or is broken in the middle, and for a format
+    that cannot hold the result.
     """
     if out.suffix.lower() not in SUFFIXES:
         raise ValueError(f"{out}: videos are written as {', '.join(SUFFIXES)}")
@@ -78,7 +94,7 @@ def edit(
     with _opened(target) as container:
         stream = container.streams.video[0]
         total = stream.frames or round(float((container.duration or 0) / av.time_base * (stream.average_rate or 25)))
-        _encode(session, container, pieces, out, total)
+        _encode(session, container, pieces, out, total, on_progress)
     part = out.with_name(f".{out.stem}.{os.getpid()}{out.suffix}")
     try:
         _join(pieces, target, part, mark if out.suffix.lower() in origin.TAGS_ONLY else None)
@@ -139,7 +155,14 @@ class _Pieces:
         self.files.append(path)
 
 
-def _encode(session: Session, container: av.container.InputContainer, pieces: _Pieces, out: Path, total: int) -> None:
+def _encode(
+    session: Session,
+    container: av.container.InputContainer,
+    pieces: _Pieces,
+    out: Path,
+    total: int,
+    on_progress: Callable[[int, int], None],
+) -> None:
     """Decode, edit and encode what no piece holds yet."""
     stream = container.streams.video[0]
     waiting: deque[av.VideoFrame] = deque()  # frames in the session, for their times
@@ -171,6 +194,7 @@ def _encode(session: Session, container: av.container.InputContainer, pieces: _P
                     pieces.lost += not edited.faces
                     pieces.frames += 1
                 progress.advance(len(window))
+                on_progress(pieces.frames, total)
                 if writer and writer.frames >= SEGMENT:
                     writer.close()
                     pieces.finish()

@@ -100,7 +100,7 @@ def table(params: Params, root: Path = Path()) -> Path:
 
 
 def _results(root: Path, name: str) -> tuple[dict, dict[str, dict[str, list]]]:
-    """metrics.json of an experiment, and for each exam its columns: the model's metrics, and whom the sources show."""
+    """metrics.json of an experiment, and of each exam its columns: the model's metrics, and who is in the pairs."""
     from dvc.api import DVCFileSystem
 
     files = DVCFileSystem(str(root.resolve()), rev=name)
@@ -112,20 +112,20 @@ def _results(root: Path, name: str) -> tuple[dict, dict[str, dict[str, list]]]:
         listed = list(csv.DictReader(files.read_text(f"reports/pairs/{exam}.csv").splitlines()))
         columns[exam] = {
             metric: [float(row[metric] or "nan") for row in ours] for metric in METRICS if metric in ours[0]
-        } | {"who": [row["source_identity"] for row in listed]}
+        } | {"who": [[row[f"{role}_identity"] for row in listed] for role in ("source", "target")]}
     return report, columns
 
 
 def _lines(name: str, exam: str, report: dict, ours: dict[str, list], full: dict[str, list] | None) -> Iterator[dict]:
     from pipeline.scoring.intervals import difference, interval
 
-    who, base = ours["who"], {"variant": name, "exam": exam, "pairs": len(ours["who"])}
+    who, base = ours["who"], {"variant": name, "exam": exam, "pairs": len(ours["who"][0])}
     for metric, value in report[exam].items():
         if metric in ours:
-            low, high = interval(ours[metric], who) or ("", "")
+            low, high = interval(ours[metric], *who) or ("", "")
             line = base | {"metric": metric, "value": value, "low": _short(low), "high": _short(high)}
             same = full is not None and name != "full" and full.get("who") == who and metric in full
-            if same and (apart := difference(ours[metric], full[metric], who)):
+            if same and (apart := difference(ours[metric], full[metric], *who)):
                 line["difference"] = _short(apart["mean"])
                 line["difference_low"], line["difference_high"] = map(_short, apart["interval"])
             yield line

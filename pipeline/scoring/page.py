@@ -4,9 +4,7 @@ Nothing on it is fetched: pictures and plots are part of it. What has not been m
 `evaluate` writes it, and `python -m pipeline.scoring.page` writes it again, such as after `make ablations`.
 """
 
-import base64
 import csv
-import io
 import json
 import sys
 from collections import Counter
@@ -16,17 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from pipeline.common.files import atomic_write
 from pipeline.common.nets import MANIFEST
 from pipeline.common.places import Places, main
+from pipeline.params import read
+from pipeline.scoring.figures import heading, pictures, words
 from pipeline.scoring.tables import CHAMPION, MODEL, better
 from pipeline.sections import Params
 from uniface.config import TASKS
 
 TEMPLATE = Path(__file__).with_name("page.html")
-QUALITY = 82  # of the pictures
 PACKAGES = (
     "torch", "torchvision", "torchmetrics", "torch-fidelity", "lpips", "insightface", "onnxruntime", "decord", "av",
     "pyarrow", "ray", "dvc", "mlflow", "prefect", "numpy", "scipy", "opencv-python-headless"
@@ -34,18 +32,8 @@ PACKAGES = (
 SHOWN = ("psnr", "ssim", "psnr_face", "csim", "csim_target", "id_retrieval", "ape", "aee", "no_face")
 """Metrics of the page's main tables, with those that are called by their network; the others are in intervals.csv."""
 PLOTTED = ("psnr", "csim", "csim_target", "ape")
-SPELT = {name: name.upper() for name in ("psnr", "ssim", "csim", "ape", "aee", "fid", "lpips", "fdf")}
 LOSSES = ("reconstruction", "perceptual", "identity", "contextual", "adversarial", "discriminator", "r1", "absolute",
           "edges", "colour", "border")  # fmt: skip
-PICTURES = {  # file of reports/samples -> heading, text; what is not named comes first, an exam's name
-    "fdf": ("Attribute transfer", "The displacement field (FDF) that the attribute embedder reads off the target, as "
-            "colour (hue: direction, strength: length) and as arrows to where content goes; the source's features, "
-            "by their three main components, before and after it moved them (the paper's Fig. 9)."),
-    "attention": ("Identity transfer", "Where IdT looks in the warped source for four points of the target "
-                  "(the paper's Fig. 8 b)."),
-    "retrieval": ("Retrieval by z_t", "The pictures of other persons whose attribute vectors are nearest to the "
-                  "query's: the same pose and expression, another person (the paper's Fig. 8 a)."),
-}  # fmt: skip
 
 
 def write_page(params: Params, places: Places) -> Path:
@@ -57,7 +45,7 @@ def write_page(params: Params, places: Places) -> Path:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"number": _number, "words": _words, "heading": _heading}
+    environment.filters |= {"number": _number, "words": words, "heading": heading}
     page = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(**facts(params, places))
     out = places.reports / "index.html"
     with atomic_write(out) as part:
@@ -84,7 +72,7 @@ def facts(params: Params, places: Places) -> dict[str, Any]:
         "tables": _paper(_rows(places.reports / "vs_paper.csv")),
         "ablations": _ablations(_rows(places.reports / "ablations.csv")),
         "curves": _curves(places),
-        "pictures": _pictures(places.reports / "samples", places.reports / "progress", report["exams"]),
+        "pictures": pictures(places.reports / "samples", places.reports / "progress", report["exams"]),
         "inputs": _inputs(places),
         "params": _differences(ours, paper),
         "nets": nets,
@@ -118,16 +106,6 @@ def _number(value: Any, digits: int = 4) -> str:
     return text.rstrip(".").replace("-", "−")
 
 
-def _words(name: str) -> str:
-    """A name of code as people write it."""
-    return " ".join(SPELT.get(word, word) for word in name.replace("id_retrieval", "IDRet").split("_"))
-
-
-def _heading(name: str) -> str:
-    words = _words(name)
-    return words[0].upper() + words[1:]
-
-
 # --- numbers -------------------------------------------------------------------------------------------------------
 
 
@@ -146,8 +124,8 @@ def _exam(name: str, report: Mapping, lines: list[dict[str, str]]) -> dict[str, 
     for metric in PLOTTED:
         rows = [found[p, metric] for p in pictures if (p, metric) in found and _fits(p, metric)]
         if rows and rows[0]["picture"] == MODEL:
-            panels[_words(metric)] = [
-                (_words(r["picture"]), float(r["value"]), *(float(r[k]) if r[k] else None for k in ("low", "high")))
+            panels[words(metric)] = [
+                (words(r["picture"]), float(r["value"]), *(float(r[k]) if r[k] else None for k in ("low", "high")))
                 for r in rows
             ]
     return {
@@ -158,7 +136,7 @@ def _exam(name: str, report: Mapping, lines: list[dict[str, str]]) -> dict[str, 
         "frechet": report.get("frechet", {}).get(name),
         "metrics": {metric: better(metric, name) for metric in named},
         "rows": cells,
-        "headline": [found[MODEL, m] | {"words": _words(m)} for m in PLOTTED if (MODEL, m) in found],
+        "headline": [found[MODEL, m] | {"words": words(m)} for m in PLOTTED if (MODEL, m) in found],
         "plot": Markup(forest(panels, f"{name}: the model beside baselines and controls")) if panels else "",
     }
 
@@ -279,51 +257,6 @@ def _curves(places: Places) -> Any:
     return Markup(curves(found, "losses over the steps of both stages")) if found else ""
 
 
-# --- pictures ------------------------------------------------------------------------------------------------------
-
-
-def _pictures(samples: Path, progress: Path, exams: Mapping) -> list[dict[str, Any]]:
-    """The sheets in the order of the page: the exams', what their models do best and worst, over time, inside."""
-    found = []
-    for exam in exams:
-        found.append(_picture(samples / f"{exam}.png", _heading(exam), "Held-out pairs, evenly drawn."))
-        text = "The best and the worst pair by each metric, with its value."
-        found.append(_picture(samples / f"{exam}_extremes.png", f"{_heading(exam)}: best and worst", text))
-    for task in TASKS:
-        text = "The same held-out pairs at several steps of the training; averaged weights, as in the result."
-        found.append(_picture(progress / f"{task}.png", f"{_heading(task)} over time", text))
-    found += [_picture(samples / f"{name}.png", *texts) for name, texts in PICTURES.items()]
-    return [picture for picture in found if picture]
-
-
-def _picture(path: Path, heading: str, text: str) -> dict[str, Any] | None:
-    """A sheet for the page: its pictures without the labels, which the page writes; None if there is no such file."""
-    from PIL import Image
-
-    if not path.is_file():
-        return None
-    with Image.open(path) as image:
-        place = json.loads(image.info.get("sheet", "{}"))
-        pixels = np.asarray(image.convert("RGBA")).copy()
-    if place:
-        pixels = pixels[place["top"] :, place["left"] :]
-        for axis, size in ((0, place["height"]), (1, place["width"])):  # the page shows through between the pictures
-            gaps = np.arange(pixels.shape[axis]) % (size + place["gap"]) >= size
-            pixels[(slice(None),) * axis + (gaps,)] = 0
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, format="WEBP", quality=QUALITY, method=4)
-    return {
-        "heading": heading,
-        "text": text,
-        "uri": "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode(),
-        "labels": place.get("labels", []),
-        "rows": [name.split("\n") for name in place.get("rows", [])],
-        "width": pixels.shape[1],
-        "height": pixels.shape[0],
-        "name": path.name,
-    }
-
-
 # --- data and settings ---------------------------------------------------------------------------------------------
 
 
@@ -371,7 +304,7 @@ def _values(path: Path) -> dict[str, Any]:
         else:
             flat[prefix] = value
 
-    walk("", yaml.safe_load(path.read_text(encoding="utf-8")))
+    walk("", read(path))
     return {name: value for name, value in flat.items() if not name.startswith("compute.")}
 
 

@@ -21,7 +21,7 @@ from pipeline.common.places import Places
 from pipeline.common.sheets import LABEL, sheet
 from pipeline.params import load
 from pipeline.scoring import decoys as scoring_decoys
-from pipeline.scoring import held_out
+from pipeline.scoring import held_out, reports
 from pipeline.scoring.decoys import looks_right
 from pipeline.scoring.held_out import Pairs, clip_pairs, exact, others, portrait_pairs
 from pipeline.scoring.scorer import Scorer
@@ -229,7 +229,7 @@ def test_decoys_are_for_the_first_pairs_and_told_by_what_is_wrong(params, tmp_pa
 
 
 def test_a_perfect_swap_passes_every_control(scorer):
-    numbers, baselines, controls, made, _ = evaluate.measure("swapping", _paste, _pairs(), scorer)
+    numbers, baselines, controls, made, *_ = evaluate.measure("swapping", _paste, _pairs(), scorer)
     assert numbers["psnr"] == numbers["psnr_face"] == pytest.approx(80, abs=0.01)
     assert numbers["ssim"] == pytest.approx(1, abs=1e-4)
     assert numbers["perceptual_stand_in"] == pytest.approx(0, abs=1e-6)
@@ -477,7 +477,7 @@ def test_headlines_are_few_numbers_and_the_gains_where_there_is_truth():
     report = {exam: metrics for exam in exams} | {"networks": {"csim": {"network": "judge"}}}
     report |= {name: {exam: {} for exam in exams} for name in ("exams", "controls")}
     report["controls"]["swapping"] = {"wrong_source": {"right_beats_wrong": 0.7, "psnr_face_gain": 0.3}}
-    found = evaluate.headlines(report)
+    found = reports.headlines(report)
     assert found["reenactment"] == shown
     assert found["swapping"] == shown | {"right_beats_wrong": 0.7}
 

@@ -33,7 +33,7 @@ def test_at_1_the_detector_sees_every_frame_once(tmp_path):
 
 
 def test_even_motion_is_looked_at_every_nth_frame_and_lies_on_the_line_between(tmp_path):
-    path = write_video(tmp_path / "v.mp4", 41, moving(1))
+    path = write_video(tmp_path / "v.mp4", 41, moving(0.5))
     every, _ = look(path, every=1)
     some, looks = look(path)
     assert looks == 9  # 0, 5 ... 40
@@ -78,12 +78,12 @@ def test_a_face_that_is_hardly_one_is_looked_at_in_every_frame(tmp_path):
         def detect(self, image):
             return [Seen(seen.box, 0.55) for seen in super().detect(image)]
 
-    path = write_video(tmp_path / "v.mp4", 21, moving(1))
+    path = write_video(tmp_path / "v.mp4", 21, moving(0.5))
     assert look(path, detector=Unsure())[1] == 21
 
 
 def test_spans_begin_and_end_with_a_look(tmp_path):
-    path = write_video(tmp_path / "v.mp4", 60, moving(1))
+    path = write_video(tmp_path / "v.mp4", 60, moving(0.5))
     found, looks = look(path, [(3, 10), (30, 38)])
     assert [tick for tick, *_ in found] == [*range(3, 10), *range(30, 38)]
     assert looks == 3 + 3  # 3, 8, 9 and 30, 35, 37
@@ -105,7 +105,7 @@ def test_pictures_go_to_the_detector_in_batches_where_it_takes_them(tmp_path):
             self.groups = (*self.groups, len(images))
             return super().detect_batch(images)
 
-    path = write_video(tmp_path / "v.mp4", 42, moving(1))
+    path = write_video(tmp_path / "v.mp4", 42, moving(0.5))
     alone, looks = look(path)
     detector = Batched()
     together, batched_looks = look(path, detector=detector)
@@ -114,7 +114,7 @@ def test_pictures_go_to_the_detector_in_batches_where_it_takes_them(tmp_path):
 
 
 def test_what_comes_before_a_break_is_given(tmp_path):
-    path = write_video(tmp_path / "v.mkv", 60, moving(1), gop=10)
+    path = write_video(tmp_path / "v.mkv", 60, moving(0.5), gop=10)
     data = bytearray(path.read_bytes())
     middle = len(data) // 2
     data[middle:] = np.random.default_rng(0).integers(0, 255, len(data) - middle, np.uint8).tobytes()

@@ -38,7 +38,8 @@ def test_even_motion_is_looked_at_every_nth_frame_and_lies_on_the_line_between(t
     some, looks = look(path)
     assert looks == 9  # 0, 5 ... 40
     assert [(tick, size) for tick, size, _ in some] == [(tick, size) for tick, size, _ in every]
-    np.testing.assert_allclose([boxes for *_, boxes in some], [boxes for *_, boxes in every], atol=1)
+    # in every frame the square moves by steps of two pixels, as 4:2:0 stores its colour; the line goes through them
+    np.testing.assert_allclose([boxes for *_, boxes in some], [boxes for *_, boxes in every], atol=1.5)
 
 
 def test_a_face_that_comes_and_goes_is_found_to_the_frame(tmp_path):

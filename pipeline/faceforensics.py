@@ -19,10 +19,11 @@ import numpy as np
 
 from pipeline import schemas
 from pipeline.common.code import code
-from pipeline.common.files import Notes, atomic_write, contents, natural, publish, work_folder, write_json
+from pipeline.common.files import Notes, atomic_write, contents, publish, work_folder, write_json
 from pipeline.common.nets import read_manifest
 from pipeline.common.places import Places, main
 from pipeline.common.progress import progress
+from pipeline.common.walk import natural
 from pipeline.portraits.grouping import by_likeness
 from pipeline.portraits.shards import write_shard
 from pipeline.sections import FaceForensicsParams, Params

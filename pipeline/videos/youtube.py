@@ -117,7 +117,8 @@ class Site:
     def __init__(self) -> None:
         self._lock = Lock()  # held during a pause: nobody asks meanwhile
         self._empty = 0
-        self._paused_until: float | None = None  # None: never, or a video came since
+        self._paused_until = float("-inf")  # the end of the last pause
+        self._came = True  # whether a video has come since
 
     def fetch(self, video_id: str, folder: Path, settings: Settings) -> Outcome:
         """`fetch`; at a block all wait for `BLOCK_PAUSE` and try once more. Raises Blocked if it stays."""
@@ -135,7 +136,7 @@ class Site:
     def _count(self, outcome: Outcome) -> None:
         with self._lock:
             if outcome.status == "ok":
-                self._empty, self._paused_until = 0, None
+                self._empty, self._came = 0, True
             elif _EMPTY.search(outcome.reason):
                 self._empty += 1
                 if self._empty >= EMPTY_ROW:
@@ -145,12 +146,13 @@ class Site:
 
     def _pause(self, error: Blocked, began: float) -> None:
         with self._lock:
-            if self._paused_until is None:
-                print(f"the site blocks us, trying again in {BLOCK_PAUSE:.0f} s", file=sys.stderr, flush=True)
-                time.sleep(BLOCK_PAUSE)
-                self._paused_until = time.monotonic()
-            elif began >= self._paused_until:  # else it was asked before the pause
+            if began < self._paused_until:  # it was asked before the pause
+                return
+            if not self._came:
                 raise error
+            print(f"the site blocks us, trying again in {BLOCK_PAUSE:.0f} s", file=sys.stderr, flush=True)
+            time.sleep(BLOCK_PAUSE)
+            self._paused_until, self._came = time.monotonic(), False
 
 
 def fetch(video_id: str, folder: Path, settings: Settings) -> Outcome:

@@ -19,6 +19,7 @@ from pipeline import register as stage
 from pipeline.common.files import weights_digest
 from pipeline.common.places import Places
 from pipeline.results import faults, summary
+from pipeline.sections import RegisterParams
 from pipeline.tracking import local, versions
 from uniface.images import to_tensor
 from uniface.model import UniFace
@@ -51,7 +52,7 @@ def run(home, seed=0, name="faces", model=TINY):
 def again(home, name="faces", size=TINY.image_size):
     """The stage with what lies there."""
     params = settings.load(ROOT / "params.yaml")
-    params = dataclasses.replace(params, image_size=size, register=settings.RegisterParams(name=name))
+    params = dataclasses.replace(params, image_size=size, register=RegisterParams(name=name))
     return stage.register(params, Places(home))
 
 
@@ -241,6 +242,7 @@ def test_the_summary_says_when_files_are_gone(registry_home, registered, quick):
 
 def test_a_whole_registry_here_is_read_without_mlflow(registry_home, registered, quick, monkeypatch):
     made = run(registry_home, seed=61, name="local")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)  # which MLflow has set in this process
     monkeypatch.setattr(versions, "Registry", None)
     assert faults("local", made["weights_digest"], Places(registry_home)) == []
     assert not local.serves("local", "another", registry_home) and not local.serves("other", "x", registry_home.parent)

@@ -260,6 +260,7 @@ def test_ray_lost_in_mid_training_is_started_again_where_it_is_ours(project, loa
         return {"step": 12}
 
     monkeypatch.setattr(train, "fit_on_ray", fit)
+    monkeypatch.setattr(train, "connect", lambda compute: None)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     assert train.run_on_ray(job, loaded.compute, project, Places(project)) == {"step": 12}
     assert capsys.readouterr().err.count("Ray was lost") == 2

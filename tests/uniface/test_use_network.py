@@ -21,11 +21,12 @@ def test_winograds_convolution_is_as_exact_as_the_plain_one(size):
     assert (found - exact).abs().max() < 4 * plain + 1e-6
 
 
+@pytest.mark.parametrize("extras", [{}, {"fdf_source": True, "attribute_maps": 4, "skip_strides": (1, 2, 4)}])
 @pytest.mark.parametrize("task", ["reenactment", "swapping"])
-def test_the_quick_network_equals_the_model(monkeypatch, task):
+def test_the_quick_network_equals_the_model(monkeypatch, task, extras):
     monkeypatch.setattr(winograd, "LEAST", 8)
     torch.manual_seed(0)
-    model = UniFace(tiny.config(alpha_init=0.5)).eval()
+    model = UniFace(tiny.config(alpha_init=0.5, **extras)).eval()
     source, target = tiny.images(1, seed=1), tiny.images(2, seed=2)
     network = Network(model, task)
     kinds = [type(module) for module in network.model.modules()]

@@ -14,8 +14,10 @@ from uniface.use import onnx
 
 SMALL = {"max_channels": 32, "channel_base": 512, "image_size": 32, "attribute_dim": 16}
 SMALL |= {"attribute_channels": 8, "attribute_max_channels": 32}
+EXTRAS = {"fdf_source": True, "fdf_stride": 2, "attribute_maps": 4, "skip": "zero_init", "skip_strides": (1, 2, 4)}
 CONFIGS = {
     "joint": tiny.config(alpha_init=0.5),
+    "beyond the paper": tiny.config(alpha_init=0.5, **EXTRAS),
     "released swapping": dataclasses.replace(swapping_config(), **SMALL),
     "released reenactment": dataclasses.replace(reenactment_config(), **SMALL),
     "cosine": tiny.config(alpha_init=1.0, attention_logits="cosine", attention_locality=1.5, coordinates=True),
@@ -51,7 +53,8 @@ def test_the_graph_equals_torch(tmp_path, name, task, half, limit):
 
 @pytest.mark.parametrize("half", [False, True])
 @pytest.mark.parametrize(
-    "name, task", [("joint", "reenactment"), ("released reenactment", "reenactment"), ("joint", "swapping")]
+    "name, task",
+    [(name, "reenactment") for name in ("joint", "beyond the paper", "released reenactment")] + [("joint", "swapping")],
 )
 def test_two_graphs_equal_the_whole(tmp_path, name, task, half):
     net = model(name)

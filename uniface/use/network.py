@@ -13,7 +13,8 @@ from uniface.use.winograd import quickened
 
 
 class SourceFeatures(nn.Module):
-    """Source (B, 3, H, W) in [-1, 1] to what a task needs of it: f_s, and in reenactment the skips F_s^i (Eq. 1).
+    """Source (B, 3, H, W) in [-1, 1] to what a task needs of it: f_s, with `fdf_source` z_s, and in reenactment the
+    skips F_s^i (Eq. 1).
 
     `names` are those of the answers, in order.
     """
@@ -22,12 +23,15 @@ class SourceFeatures(nn.Module):
         super().__init__()
         self.model = model
         self.strides = _strides(model) if task == "reenactment" else []
-        self.names = ["f_s", *(f"f_s_{stride}" for stride in self.strides)]
+        self.with_vector = _with_vector(model)
+        self.dtype = next(model.identity_embedder.parameters()).dtype
+        self.names = ["f_s", *["z_s"] * self.with_vector, *(f"f_s_{stride}" for stride in self.strides)]
 
     def forward(self, source: Tensor) -> tuple[Tensor, ...]:
-        f_s, f_s_i = self.model.identity_embedder(source)
+        f_s, f_s_i = self.model.identity_embedder(source.to(self.dtype))
+        vector = [self.model.attribute_embedder.encode(source)] if self.with_vector else []
         skips = self.model._skips(f_s, f_s_i)
-        return f_s, *(skips[stride] for stride in self.strides)
+        return f_s, *vector, *(skips[stride] for stride in self.strides)
 
 
 class Frame(nn.Module):
@@ -36,19 +40,28 @@ class Frame(nn.Module):
     def __init__(self, model: UniFace, task: str):
         super().__init__()
         self.model, self.task = model, task
-        self.strides = _strides(model)
+        self.strides, self.with_vector = _strides(model), _with_vector(model)
 
-    def forward(self, target: Tensor, f_s: Tensor, *skips: Tensor) -> Tensor:
-        model = self.model
-        _, fdf = model._attributes(target)
-        f_bar_s = model._align(f_s, fdf)
+    def forward(self, target: Tensor, f_s: Tensor, *others: Tensor) -> Tensor:
+        model, field = self.model, None
+        vector, skips = others[: self.with_vector], others[self.with_vector :]
+        if model.attribute_embedder is not None:
+            field = model.attribute_embedder.decode(
+                torch.cat([model.attribute_embedder.encode(target), *vector], dim=1)
+            )
+        f_bar_s = model._align(f_s, field, model.config.feature_stride)
         if self.task == "reenactment":
             f_s_i = dict(zip(self.strides, skips, strict=True))
             if model.config.skip_warped:
-                f_s_i = {stride: model._align(feature, fdf) for stride, feature in f_s_i.items()}
+                f_s_i = {stride: model._align(feature, field, stride) for stride, feature in f_s_i.items()}
             return model.generator(model._transfer_identity(f_s, f_bar_s), f_s_i)
         f_t, f_t_i = model.identity_embedder(target.to(f_s.dtype))
         return model.generator(model._transfer_identity(f_bar_s, f_t), model._skips(f_t, f_t_i))
+
+
+def _with_vector(model: UniFace) -> bool:
+    """Whether the FDF is decoded from the source's attribute vector too."""
+    return model.attribute_embedder is not None and model.config.fdf_source
 
 
 def _strides(model: UniFace) -> list[int]:
@@ -81,13 +94,13 @@ class Network:
     @torch.inference_mode()
     def source(self, source: Tensor) -> tuple[Tensor, ...]:
         """What `frame` needs to know of the source (B, 3, S, S)."""
-        return self._source(self._placed(source).to(self.dtype))
+        return self._source(self._placed(source))
 
     @torch.inference_mode()
     def frame(self, features: tuple[Tensor, ...], target: Tensor) -> Tensor:
         """The image (B, 3, S, S) for targets (B, 3, S, S); features of one source serve a batch."""
         batch = target.shape[0]
-        features = tuple(f if f.shape[0] == batch else f.expand(batch, -1, -1, -1) for f in features)
+        features = tuple(f if f.shape[0] == batch else f.expand(batch, *f.shape[1:]) for f in features)
         return self._frame(self._placed(target), *features)
 
     def explain(self, source: Tensor, target: Tensor) -> Parts:

@@ -30,7 +30,7 @@ from uniface.discriminator import Discriminator
 from uniface.layers import SLOPE, ModulatedConv
 from uniface.model import UniFace
 from uniface.objective import Batch, LossNets, Values
-from uniface.train import Trainer
+from uniface.trainer import Trainer
 
 
 class PlainTrainer(Trainer):

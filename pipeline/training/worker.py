@@ -17,7 +17,8 @@ from uniface.images import grid, to_tensor, to_uint8
 from uniface.model import UniFace
 from uniface.objective import LossNets
 from uniface.stream import sample_stream
-from uniface.train import Trainer, start_from_reenactment, train
+from uniface.train import start_from_reenactment, train
+from uniface.trainer import Trainer
 
 STATE = "state.pt"
 PREVIEWS = 6  # rows of a sample grid

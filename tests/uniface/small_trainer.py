@@ -4,9 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from uniface import train as loop
 from uniface.config import LossWeights, TrainConfig
 from uniface.objective import LossNets
+from uniface.trainer import Trainer
 
 SIZE = 16
 WEIGHTS = LossWeights(
@@ -105,9 +105,9 @@ def frozen() -> LossNets:
     return LossNets(recogniser=nets[0], perceptual=nets[1])
 
 
-def trainer(config: TrainConfig = CONFIG, task: str = "swapping") -> loop.Trainer:
+def trainer(config: TrainConfig = CONFIG, task: str = "swapping") -> Trainer:
     torch.manual_seed(0)
-    return loop.Trainer(task, Small(), Critic(), frozen(), config)
+    return Trainer(task, Small(), Critic(), frozen(), config)
 
 
 def batches(start: int = 0, rank: int = 0, world: int = 1, size: int = 4):

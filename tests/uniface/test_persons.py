@@ -12,16 +12,17 @@ from uniface.discriminator import Discriminator
 from uniface.model import UniFace
 from uniface.objective import LossNets
 from uniface.persons import PersonClassifier, reverse_gradient
+from uniface.trainer import Trainer
 
 PERSONS = 3
 
 
-def trainer(weight: float, **changes) -> loop.Trainer:
+def trainer(weight: float, **changes) -> Trainer:
     weights = dataclasses.replace(WEIGHTS, identity=0.0, perceptual=0.0, adversarial=0.0, person=weight)
     config = dataclasses.replace(CONFIG, weights=weights, **changes)
     torch.manual_seed(0)
     model = tiny.config(attribute_norm="group", attribute_base=4)
-    return loop.Trainer("reenactment", UniFace(model), Discriminator(model), LossNets(), config, persons=PERSONS)
+    return Trainer("reenactment", UniFace(model), Discriminator(model), LossNets(), config, persons=PERSONS)
 
 
 def batches(start: int = 0):

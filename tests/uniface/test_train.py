@@ -12,6 +12,7 @@ from uniface import train as loop
 from uniface.config import LossWeights
 from uniface.model import UniFace
 from uniface.objective import LossNets
+from uniface.trainer import Trainer, rate_factor
 
 
 def test_overfits_one_pair():
@@ -77,18 +78,18 @@ def test_weights_of_zero_compute_nothing():
         CONFIG, weights=LossWeights(**dict.fromkeys(dataclasses.asdict(WEIGHTS), 0.0) | {"reconstruction": 1.0})
     )
     torch.manual_seed(0)
-    mine = loop.Trainer("swapping", Small(), Critic(), LossNets(), config)
+    mine = Trainer("swapping", Small(), Critic(), LossNets(), config)
     assert mine.train_step(next(batches())).keys() == {"reconstruction"}
 
 
 def test_a_loss_without_its_net_is_refused():
     with pytest.raises(ValueError, match="needs the frozen recogniser"):
-        loop.Trainer("swapping", Small(), Critic(), LossNets(), CONFIG)
+        Trainer("swapping", Small(), Critic(), LossNets(), CONFIG)
 
 
 def test_rates_rise_stay_and_fall():
     config = dataclasses.replace(CONFIG, iterations=100, warm_up=10, decay_from=0.5)
-    factors = [loop.rate_factor(step, config) for step in (0, 9, 30, 50, 75, 99)]
+    factors = [rate_factor(step, config) for step in (0, 9, 30, 50, 75, 99)]
     assert factors == pytest.approx([0.1, 1, 1, 1, 1 - 0.97 / 2, 1 - 0.97 * 49 / 50])
     mine = trainer()
     mine.train_step(next(batches()))
@@ -157,7 +158,7 @@ def test_half_of_the_size_until_told():
     )
     torch.manual_seed(0)
     small = {"feature_stride": 4, "synthesis": "none", "skip_strides": (), "attribute_norm": "group"}
-    mine = loop.Trainer("reenactment", UniFace(tiny.config(**small)), Critic(), LossNets(), config)
+    mine = Trainer("reenactment", UniFace(tiny.config(**small)), Critic(), LossNets(), config)
     source, target = tiny.images(2, seed=1), tiny.images(2, seed=2)
     for step in range(2):
         seen = []

@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 from small_trainer import CONFIG, WEIGHTS, Critic, Small, assert_equal_states, batches, frozen, trainer
 
 from uniface import train as loop
+from uniface.trainer import FORMAT, Trainer
 
 
 @pytest.mark.parametrize("stop", [2, 6])
@@ -31,7 +32,7 @@ def test_resume_is_bit_exact(tmp_path, stop):
     with pytest.raises(Killed):
         loop.train(first, batches(), on_checkpoint=checkpoint)
     torch.manual_seed(99)  # a new process has other random numbers
-    second = loop.Trainer("swapping", Small(), Critic(), frozen(), CONFIG)
+    second = Trainer("swapping", Small(), Critic(), frozen(), CONFIG)
     second.load(path)
     assert second.step == stop
     loop.train(second, batches(start=stop))
@@ -147,7 +148,7 @@ class Payload:
 
 
 def test_a_checkpoint_runs_no_code(tmp_path):
-    torch.save({"format": loop.FORMAT, "payload": Payload(tmp_path / "ran")}, tmp_path / "state.pt")
+    torch.save({"format": FORMAT, "payload": Payload(tmp_path / "ran")}, tmp_path / "state.pt")
     with pytest.raises(ValueError, match="damaged or no checkpoint"):
         trainer().load(tmp_path / "state.pt")
     assert not (tmp_path / "ran").exists()

@@ -143,7 +143,7 @@ class Faces:
             sides = outputs[levels + level][rows] * stride
             boxes.append(np.hstack([centre - sides[:, :2], centre + sides[:, 2:], scores[rows, None]]))
             if model.use_kps:
-                points = outputs[2 * levels + level][rows].reshape(len(rows), -1, 2) * stride
+                points = outputs[2 * levels + level][rows].reshape(len(rows), 5, 2) * stride
             else:
                 points = np.full((len(rows), 5, 2), np.nan, np.float32)
             landmarks.append(points + centre[:, None])

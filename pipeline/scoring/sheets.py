@@ -110,9 +110,8 @@ def retrieval_sheet(model: UniFace, pairs: "Pairs") -> Sheet | None:
     if len(np.unique(persons)) <= TOP:
         return None
     with torch.no_grad():
-        parts = [
-            model.attribute_embedder(*_tensors(model, pictures[k : k + 50]))[0] for k in range(0, len(persons), 50)
-        ]
+        encode = model.attribute_embedder.encode
+        parts = [encode(*_tensors(model, pictures[k : k + 50])) for k in range(0, len(persons), 50)]
     z_t = torch.nn.functional.normalize(torch.cat(parts).float(), dim=1).cpu().numpy()
     rows = []
     for query in queries[np.linspace(0, len(queries) - 1, QUERIES).round().astype(int)]:

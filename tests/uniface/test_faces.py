@@ -81,6 +81,17 @@ def test_detects_in_pixels_of_the_image_whatever_its_size(faces):
     assert faces.detect(grey(64, 64)) == []
 
 
+def test_decoding_of_our_own_sees_what_insightfaces_does(faces):
+    image = grey(90, 130)
+    image[40:48, 80:88] = (0, 255, 0)
+    for picture, count in ((image, 1), (grey(90, 130), 0)):
+        (ours,), theirs = faces.detect_batch([picture]), faces.detect(picture)
+        assert len(ours) == len(theirs) == count
+        for one, other in zip(ours, theirs, strict=True):
+            assert one.box == pytest.approx(other.box) and one.score == pytest.approx(other.score)
+            assert one.landmarks == pytest.approx(other.landmarks)
+
+
 def test_detects_at_a_bounded_height_and_scales_back(faces):
     image = grey(180, 260)
     image[80:96, 160:176] = (0, 255, 0)

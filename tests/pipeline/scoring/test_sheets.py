@@ -39,9 +39,9 @@ def test_features_that_are_alike_have_one_colour():
 class Brightness(torch.nn.Module):
     """An attribute embedder whose z_t is how bright a picture is, as an angle."""
 
-    def forward(self, images):
+    def encode(self, images):
         angle = images.mean(dim=(1, 2, 3))
-        return torch.stack([angle.cos(), angle.sin()], 1), None
+        return torch.stack([angle.cos(), angle.sin()], 1)
 
 
 class Model(torch.nn.Module):

@@ -50,8 +50,10 @@ def draw_use(editor: "FaceEditor", examples: Path, path: Path) -> None:
         rows.append([("source", sources[number]), ("target", target), ("swap", swapped)])
     with av.open(str(examples / "target-video.mp4")) as container:
         frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
-    moved = [edited.image for edited in editor.reenact_frames(sources[0], frames)]
-    rows.append([("portrait", sources[0])])
+    portrait = read_image(examples / "target-1.jpg")  # with shoulders, which the FOMM box takes in
+    moved = [edited.image for edited in editor.reenact_frames(portrait, frames)]
+    middle = editor.detect("reenactment", portrait, "largest", "the example")[0].box
+    rows.append([("portrait", _around(portrait, (middle[0] + middle[2]) / 2))])
     for moment in MOMENTS:
         box = editor.detect("reenactment", frames[moment], "largest", "the example")[0].box
         rows[-1] += [("video", _around(frames[moment], (box[0] + box[2]) / 2)), ("reenact", moved[moment])]

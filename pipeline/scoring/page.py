@@ -29,7 +29,20 @@ PACKAGES = (
     "torch", "torchvision", "torchmetrics", "torch-fidelity", "lpips", "insightface", "onnxruntime", "decord", "av",
     "pyarrow", "ray", "dvc", "mlflow", "prefect", "numpy", "scipy", "opencv-python-headless"
 )  # fmt: skip
-SHOWN = ("psnr", "ssim", "psnr_face", "csim", "csim_target", "id_retrieval", "ape", "aee", "no_face")
+SHOWN = (
+    "psnr",
+    "ssim",
+    "psnr_face",
+    "right_face",
+    "right_expression",
+    "right_pose",
+    "csim",
+    "csim_target",
+    "id_retrieval",
+    "ape",
+    "aee",
+    "no_face",
+)
 """Metrics of the page's main tables, with those that are called by their network; the others are in intervals.csv."""
 PLOTTED = ("psnr", "csim", "csim_target", "ape")
 LOSSES = ("reconstruction", "perceptual", "identity", "contextual", "adversarial", "discriminator", "r1", "absolute",

@@ -2,8 +2,8 @@
 
     python -m pipeline.nets.centre FOLDER -o centre.json [--net FILE] [--detector FOLDER]
 
-FOLDER has a folder a person; each face in a picture that lies in FOLDER itself counts as a person of its own. So
-`dlib_centre.json` was made, with the nets that the stage `weights` puts into data/weights from the packages.
+FOLDER has a folder a person; each face in a picture that lies in FOLDER itself counts as a person of its own. In
+this form `dlib_centre.json` is; it was made before this script, from photographs that are not here.
 """
 
 import argparse

@@ -23,7 +23,7 @@ from pipeline.sections import ComputeParams, Params
 from pipeline.tracking.watch import watched
 from pipeline.training.job import TrainJob, fingerprint, inputs, make_job
 from pipeline.training.progress import write_progress
-from pipeline.training.worker import STATE, check_contextual_maps, train_worker
+from pipeline.training.worker import STATE, check_contextual_maps, face_points, train_worker
 from uniface.config import TASKS, Task
 from uniface.model import UniFace
 from uniface.store import filesystem, is_url
@@ -48,6 +48,7 @@ def train_stage(task: Task, params: Params, places: Places) -> Path:
         print(f"{stage}: trained before ({folder.relative_to(places.root)}), writing the outputs again", flush=True)
     else:
         check_contextual_maps(job)
+        face_points(job)  # or its error would come from each worker
         state = run_on_ray(job, params.compute, folder, places)
         write_results(job, state, folder / model.name, folder / report.name)
         write_progress(folder / "samples", folder / "progress.png", job.model.image_size)

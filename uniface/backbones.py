@@ -15,9 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# The crop before recognition, in 1/256 of the image: rows and columns, last excluded (released code).
-CROP_ROWS, CROP_COLUMNS = (35, 223), (32, 220)
-RECOGNISER_SIZE = 112  # ArcFace's and CosFace's input
+from uniface.alignment import CROP_COLUMNS, CROP_ROWS, RECOGNISER_SIZE, aligned
 
 # Where torchvision's `vgg.features` has finished the ReLU of that name.
 VGG_LAYERS = {
@@ -41,21 +39,23 @@ class Frozen(nn.Module):
     def train(self, mode: bool = True) -> "Frozen":
         return self
 
-    def forward(self, images: Tensor) -> Tensor | list[Tensor]:
+    def forward(self, images: Tensor, *more: Tensor) -> Tensor | list[Tensor]:
         if images.ndim != 4 or images.shape[1] != 3:
             raise ValueError(f"a frozen network needs images (B, 3, H, W) in [-1, 1], got {tuple(images.shape)}")
         if not self.float32:
-            return self.compute(images)
+            return self.compute(images, *more)
         with torch.autocast(images.device.type, enabled=False):
-            return self.compute(images.float())
+            return self.compute(images.float(), *more)
 
-    def compute(self, images: Tensor) -> Tensor | list[Tensor]:
+    def compute(self, images: Tensor, *more: Tensor) -> Tensor | list[Tensor]:
         """What the network says of the images."""
         raise NotImplementedError
 
 
 class Recogniser(Frozen):
     """Identity embeddings (B, D) of length 1 of the fixed crop of images (the role of ArcFace; Sec. 3.3, L_id).
+
+    With `points` (B, 5, 2), as shares of height and width, of the face aligned by them (`uniface.alignment.aligned`).
 
     `centre` (D,), the mean of many people's vectors, is subtracted before: without it every two faces are alike to a
     network that was not trained by angles (dlib's gives cosines of .8 to .97).
@@ -65,8 +65,8 @@ class Recogniser(Frozen):
         super().__init__(net)
         self.register_buffer("centre", None if centre is None else torch.tensor(centre, dtype=torch.float32))
 
-    def compute(self, images: Tensor) -> Tensor:
-        return self._embed(recogniser_input(images))
+    def compute(self, images: Tensor, points: Tensor | None = None) -> Tensor:
+        return self._embed(recogniser_input(images) if points is None else aligned(images, points))
 
     def of_crops(self, crops: Tensor) -> Tensor:
         """The same of faces that were aligned already, (B, 3, 112, 112) in [-1, 1] (`uniface.faces.Faces.align`)."""

@@ -165,6 +165,8 @@ class TrainConfig:
     adversarial_from: int  # iteration from which the discriminator and L_adv take part
     perceptual_same: bool  # L_p only where L_rec counts too; Eq. 9: everywhere
     contextual_maps: tuple[int, ...]  # which maps of the perceptual net L_ctx compares
+    # what L_id's recogniser sees: the fixed crop (released code), or the face aligned by the detector's points
+    identity_crop: Literal["fixed", "aligned"]
     amp: bool  # bf16 autocast on a GPU
     compile: bool  # torch.compile
     max_bad_steps: int  # stop after so many steps in a row with a non-finite loss or gradient
@@ -187,6 +189,8 @@ class TrainConfig:
             wrong["contextual_maps"] = f"{list(self.contextual_maps)}: numbers of maps, from 0"
         if self.weights.contextual and not self.contextual_maps:
             wrong["contextual_maps"] = "[]: weights.contextual needs at least one map"
+        if self.identity_crop == "aligned" and not self.weights.identity:
+            wrong["identity_crop"] = "aligned: there is no L_id, weights.identity is 0"
         if len(set(self.augmentation)) < len(self.augmentation):
             wrong["augmentation"] = f"{list(self.augmentation)}: each at most once"
         if not wrong and self.checkpoint_every % self.log_every:

@@ -42,6 +42,7 @@ class Objective:
         self.weights, self.contextual_maps = config.weights, config.contextual_maps
         self.perceptual_same = config.perceptual_same
         self.face_weight = config.face_weight
+        self.aligned = config.identity_crop == "aligned"
         placed = (nets.recogniser, nets.perceptual, nets.contextual or nets.perceptual)
         self.recogniser, self.perceptual, self.contextual = (
             net and net.to(device, memory_format=torch.channels_last) for net in placed
@@ -65,7 +66,9 @@ class Objective:
                 maps, wanted = _through(self.contextual, fake, target)
             values["contextual"] = sum(losses.contextual(maps[i], wanted[i]) for i in self.contextual_maps)
         if weights.identity:
-            found, wanted = _through(self.recogniser, fake, batch["source"])
+            # the generated face lies where the target's does
+            points = [(batch[f"{name}_points"],) for name in ("target", "source")] if self.aligned else [(), ()]
+            found, wanted = _through(self.recogniser, fake, batch["source"], *points)
             values["identity"] = losses.identity(wanted, found)
         if weights.absolute:
             values["absolute"] = losses.absolute(fake, target, same, where)
@@ -89,8 +92,13 @@ class Objective:
         return losses.face_window(target.shape[-1], self.face_weight, target.device) if self.face_weight > 1 else 1.0
 
 
-def _through(net: nn.Module, fake: torch.Tensor, wanted: torch.Tensor) -> tuple:
-    """What a frozen net says of the generated images, with a gradient, and of the wanted ones, without."""
+def _through(
+    net: nn.Module, fake: torch.Tensor, wanted: torch.Tensor, of_fake: tuple = (), of_wanted: tuple = ()
+) -> tuple:
+    """What a frozen net says of the generated images, with a gradient, and of the wanted ones, without.
+
+    `of_fake` and `of_wanted` are what else it wants to know of each.
+    """
     with torch.no_grad():
-        constant = net(wanted)
-    return net(fake), constant
+        constant = net(wanted, *of_wanted)
+    return net(fake, *of_fake), constant

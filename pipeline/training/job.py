@@ -96,6 +96,7 @@ def fingerprint(job: TrainJob) -> tuple[Any, ...]:
     folder = Path(job.data)
     data = contents(folder, folder.parents[1] / "work" / "contents" / f"{folder.name}.json")
     manifest = read_manifest(Path(job.nets))
-    nets = {role: [manifest[role]["sha256"], manifest[role].get("centre")] for role in NETS if role in manifest}
+    roles = NETS if job.config.identity_crop == "fixed" else (*NETS, "detector")
+    nets = {role: [manifest[role]["sha256"], manifest[role].get("centre")] for role in roles if role in manifest}
     stage1 = Path(job.stage1) if job.stage1 else None
     return job.task, job.model, job.config, job.seed, data, nets, stage1, code("pipeline.train")

@@ -10,6 +10,7 @@ import numpy as np
 from pipeline.common.checkpoints import take_up
 from pipeline.common.nets import read_manifest
 from pipeline.training.job import TrainJob
+from uniface.alignment import FacePoints
 from uniface.backbones import load_lpips_weights, load_perceptual, load_recogniser
 from uniface.data import ClipDataset, PairDataset
 from uniface.discriminator import Discriminator
@@ -69,9 +70,11 @@ def train_worker(config: dict[str, Any]) -> None:
         loader_workers=job.loader_workers,
         augment=job.config.augmentation,
         candidates=job.config.target_candidates,
+        points=face_points(job),
     )
 
     def on_log(step: int, values: dict[str, float]) -> None:
+        values |= {"without_face": stream.without_face} if stream.without_face else {}
         tell("log", step, values | {"unreadable": stream.skipped})
 
     train(trainer, stream, on_log, on_checkpoint, on_sample if rank == 0 else lambda step: None)
@@ -106,6 +109,15 @@ def load_nets(job: TrainJob) -> LossNets:
         channels=load_lpips_weights(files["lpips"]) if weights.perceptual and _is_vgg16(files) else None,
         contextual=load_perceptual(files["contextual"]) if contextual and "contextual" in files else None,
     )
+
+
+def face_points(job: TrainJob) -> FacePoints | None:
+    """What finds the faces that L_id aligns; None where it sees the fixed crop."""
+    if job.config.identity_crop == "fixed":
+        return None
+    folder = Path(job.nets)
+    entry = read_manifest(folder, ["detector"], f"train_{job.task}.identity_crop")["detector"]
+    return FacePoints(folder / entry["file"])
 
 
 def check_contextual_maps(job: TrainJob) -> None:

@@ -109,6 +109,24 @@ def test_a_contextual_map_beyond_the_net_is_named_before_training(project, loade
         worker.check_contextual_maps(dataclasses.replace(job, config=config))
 
 
+def test_alignment_needs_the_detector_which_then_decides_the_run(project, loaded):
+    weights = dataclasses.replace(loaded.train_reenactment.weights, identity=1.0)
+    config = dataclasses.replace(loaded.train_reenactment, weights=weights, identity_crop="aligned")
+    job = make_job("reenactment", dataclasses.replace(loaded, train_reenactment=config), Places(project))
+    with pytest.raises(
+        ValueError, match=r"train_reenactment.identity_crop needs the networks detector, .* no detector"
+    ):
+        worker.face_points(job)
+    assert worker.face_points(make_job("reenactment", loaded, Places(project))) is None
+    manifest = project / "data" / "weights" / "weights.json"
+    entries, names = json.loads(manifest.read_text()), set()
+    for digits in "12":
+        entries["detector"] = {"file": "faces/detector.onnx", "sha256": digits}
+        manifest.write_text(json.dumps(entries))
+        names.add(digest(*fingerprint(job)))
+    assert len(names) == 2 and worker.face_points(job) is not None
+
+
 def test_missing_data_is_named(project, loaded):
     with pytest.raises(FileNotFoundError, match="data/pairs is missing"):
         make_job("swapping", loaded, Places(project))

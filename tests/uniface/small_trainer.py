@@ -47,6 +47,7 @@ CONFIG = TrainConfig(
     adversarial_from=0,
     perceptual_same=False,
     contextual_maps=(0,),
+    identity_crop="fixed",
     amp=False,
     compile=False,
     max_bad_steps=3,

@@ -23,7 +23,7 @@ from pipeline.sections import ComputeParams, Params
 from pipeline.tracking.watch import watched
 from pipeline.training.job import TrainJob, fingerprint, inputs, make_job
 from pipeline.training.progress import write_progress
-from pipeline.training.worker import STATE, check_contextual_maps, train_worker
+from pipeline.training.worker import STATE, check_nets, train_worker
 from uniface.config import TASKS, Task
 from uniface.model import UniFace
 from uniface.store import filesystem, is_url
@@ -47,7 +47,7 @@ def train_stage(task: Task, params: Params, places: Places) -> Path:
     if all(path.is_file() for path in finished):
         print(f"{stage}: trained before ({folder.relative_to(places.root)}), writing the outputs again", flush=True)
     else:
-        check_contextual_maps(job)
+        check_nets(job)
         state = run_on_ray(job, params.compute, folder, places)
         write_results(job, state, folder / model.name, folder / report.name)
         write_progress(folder / "samples", folder / "progress.png", job.model.image_size)

@@ -91,6 +91,8 @@ def fit_on_ray(job: TrainJob, compute: ComputeParams, folder: Path, places: Plac
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "600")
     # how often Ray looks whether the workers have ended; at its 2 s a short training waits seconds for its end
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+    if is_ours():  # nobody takes this machine away, and a process that watches for it costs 2 s of the processor
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     connect(compute)
     check_room(compute)
     gpus = gpus_per_worker(compute, ray.cluster_resources().get("GPU", 0))

@@ -23,7 +23,7 @@ from pipeline.sections import ComputeParams, Params
 from pipeline.tracking.watch import watched
 from pipeline.training.job import TrainJob, fingerprint, inputs, make_job
 from pipeline.training.progress import write_progress
-from pipeline.training.worker import STATE, check_contextual_maps, face_points, train_worker
+from pipeline.training.worker import STATE, check_nets, train_worker
 from uniface.config import TASKS, Task
 from uniface.model import UniFace
 from uniface.store import filesystem, is_url
@@ -47,8 +47,7 @@ def train_stage(task: Task, params: Params, places: Places) -> Path:
     if all(path.is_file() for path in finished):
         print(f"{stage}: trained before ({folder.relative_to(places.root)}), writing the outputs again", flush=True)
     else:
-        check_contextual_maps(job)
-        face_points(job)  # or its error would come from each worker
+        check_nets(job)
         state = run_on_ray(job, params.compute, folder, places)
         write_results(job, state, folder / model.name, folder / report.name)
         write_progress(folder / "samples", folder / "progress.png", job.model.image_size)
@@ -92,6 +91,8 @@ def fit_on_ray(job: TrainJob, compute: ComputeParams, folder: Path, places: Plac
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "600")
     # how often Ray looks whether the workers have ended; at its 2 s a short training waits seconds for its end
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+    if is_ours():  # nobody takes this machine away, and a process that watches for it costs 2 s of the processor
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     connect(compute)
     check_room(compute)
     gpus = gpus_per_worker(compute, ray.cluster_resources().get("GPU", 0))

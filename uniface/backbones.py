@@ -10,6 +10,7 @@ import json
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,7 @@ VGG_LAYERS = {
 }
 # LPIPS compares these of VGG16 (Sec. 3.3, L_p); the contextual loss these of VGG19 (released code).
 DEFAULT_LAYERS = {"vgg16": tuple(VGG_LAYERS["vgg16"]), "vgg19": ("relu3_2", "relu4_2")}
+_NO_PERCEPTUAL = "{} is neither an ONNX file nor torchvision's vgg16*.pth or vgg19*.pth"
 
 
 class Frozen(nn.Module):
@@ -176,13 +178,23 @@ def load_perceptual(
         return Perceptual(_from_onnx(path))
     kind = path.name[:5]
     if kind not in VGG_LAYERS:
-        raise ValueError(f"{path} is neither an ONNX file nor torchvision's vgg16*.pth or vgg19*.pth")
+        raise ValueError(_NO_PERCEPTUAL.format(path))
     layers = DEFAULT_LAYERS[kind] if layers is None else layers
     unknown = set(layers) - set(VGG_LAYERS[kind])
     if unknown or not layers:
         raise ValueError(f"{kind} has the layers {', '.join(VGG_LAYERS[kind])}, not {', '.join(unknown) or 'none'}")
     indices = tuple(VGG_LAYERS[kind][name] for name in layers)
     return Perceptual(_VGG(_vgg_features(path, kind), indices, kind == "vgg16" if normalise is None else normalise))
+
+
+def count_maps(path: str | Path) -> int:
+    """How many maps `load_perceptual` gives of a file, read without making the network, which takes seconds."""
+    path = _existing(path)
+    if path.suffix == ".onnx":
+        return len(_read_onnx(path).graph.output)
+    if path.name[:5] not in DEFAULT_LAYERS:
+        raise ValueError(_NO_PERCEPTUAL.format(path))
+    return len(DEFAULT_LAYERS[path.name[:5]])
 
 
 def load_lpips_weights(path: str | Path) -> list[Tensor]:
@@ -240,17 +252,21 @@ def _vgg_features(path: Path, kind: str) -> nn.Sequential:
 
 def _describe(path: str | Path) -> tuple[int | None, dict[str, str]]:
     """The side of the square input of an ONNX network, None if it takes any, and its metadata."""
-    import onnx
-    from google.protobuf.message import DecodeError
-
-    try:
-        model = onnx.load(_existing(path))
-    except DecodeError as error:
-        raise ValueError(f"{path} is not an ONNX file: {error}") from None
+    model = _read_onnx(path)
     if not model.graph.input:
         raise ValueError(f"{path} is not a network: it has no input")
     side = model.graph.input[0].type.tensor_type.shape.dim[-1]
     return (side.dim_value or None), {entry.key: entry.value for entry in model.metadata_props}
+
+
+def _read_onnx(path: str | Path) -> Any:
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        return onnx.load(_existing(path))
+    except DecodeError as error:
+        raise ValueError(f"{path} is not an ONNX file: {error}") from None
 
 
 def _from_onnx(path: str | Path) -> nn.Module:

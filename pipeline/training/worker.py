@@ -11,7 +11,7 @@ from pipeline.common.checkpoints import take_up
 from pipeline.common.nets import read_manifest
 from pipeline.training.job import TrainJob
 from uniface.alignment import FacePoints
-from uniface.backbones import load_lpips_weights, load_perceptual, load_recogniser
+from uniface.backbones import count_maps, load_lpips_weights, load_perceptual, load_recogniser
 from uniface.data import ClipDataset, PairDataset
 from uniface.discriminator import Discriminator
 from uniface.images import grid, to_tensor, to_uint8
@@ -94,15 +94,21 @@ def make_trainer(job: TrainJob, device: Any = "cpu") -> Trainer:
     return Trainer(job.task, model, discriminator, load_nets(job), job.config, device, persons)
 
 
+def net_files(job: TrainJob) -> dict[str, Path]:
+    """The files in `data/weights` of the nets there, by role. Raises ValueError if one is missing that a loss needs."""
+    folder, weights = Path(job.nets), job.config.weights
+    perceptual = weights.perceptual or (weights.contextual and "contextual" not in read_manifest(folder))
+    roles = {"recogniser": weights.identity, "perceptual": perceptual, "detector": job.config.identity_crop != "fixed"}
+    needed = [role for role, needs in roles.items() if needs]
+    return {r: folder / entry["file"] for r, entry in read_manifest(folder, needed, f"train_{job.task}").items()}
+
+
 def load_nets(job: TrainJob) -> LossNets:
     """The frozen nets that the job's losses need, from `data/weights`."""
-    folder, weights = Path(job.nets), job.config.weights
-    manifest = read_manifest(folder)
+    files, weights = net_files(job), job.config.weights
     contextual = bool(weights.contextual)
-    perceptual = weights.perceptual or (contextual and "contextual" not in manifest)
-    needed = [role for role, needs in (("recogniser", weights.identity), ("perceptual", perceptual)) if needs]
-    files = {r: folder / entry["file"] for r, entry in read_manifest(folder, needed, f"train_{job.task}").items()}
-    centre = manifest.get("recogniser", {}).get("centre")
+    perceptual = weights.perceptual or (contextual and "contextual" not in files)
+    centre = read_manifest(Path(job.nets)).get("recogniser", {}).get("centre")
     return LossNets(
         recogniser=load_recogniser(files["recogniser"], centre) if weights.identity else None,
         perceptual=load_perceptual(files["perceptual"]) if perceptual else None,
@@ -115,20 +121,14 @@ def face_points(job: TrainJob) -> FacePoints | None:
     """What finds the faces that L_id aligns; None where it sees the fixed crop."""
     if job.config.identity_crop == "fixed":
         return None
-    folder = Path(job.nets)
-    entry = read_manifest(folder, ["detector"], f"train_{job.task}.identity_crop")["detector"]
-    return FacePoints(folder / entry["file"])
+    return FacePoints(net_files(job)["detector"])
 
 
-def check_contextual_maps(job: TrainJob) -> None:
-    """Raise ValueError if the settings name a map that the net of L_ctx does not have."""
-    import torch
-
-    nets = load_nets(job)
-    net = nets.contextual or nets.perceptual
-    if job.config.weights.contextual and net is not None:
-        with torch.no_grad():
-            count = len(net(torch.zeros(1, 3, job.model.image_size, job.model.image_size)))
+def check_nets(job: TrainJob) -> None:
+    """Raise ValueError if a net is missing that a loss needs, or the settings name a map that that of L_ctx lacks."""
+    files = net_files(job)
+    if job.config.weights.contextual:
+        count = count_maps(files["contextual" if "contextual" in files else "perceptual"])
         if max(job.config.contextual_maps) >= count:
             raise ValueError(
                 f"train_{job.task}.contextual_maps: {list(job.config.contextual_maps)}, but the net has {count} maps, "

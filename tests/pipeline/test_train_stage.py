@@ -13,6 +13,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from tiny_training import SIZE, make_trainable
@@ -98,15 +99,23 @@ def test_swapping_depends_on_stage_1(project, loaded):
     assert digest(*fingerprint(job)) != name
 
 
-def test_a_contextual_map_beyond_the_net_is_named_before_training(project, loaded, monkeypatch):
+def test_a_contextual_map_beyond_the_net_is_named_before_training(project, loaded, tmp_path):
     weights = dataclasses.replace(loaded.train_reenactment.weights, contextual=0.1)
     job = make_job("reenactment", loaded, Places(project))
-    monkeypatch.setattr(worker, "load_nets", lambda job: worker.LossNets(perceptual=lambda images: [images] * 3))
+    values = [onnx.helper.make_tensor_value_info(name, 1, ["b", 3, "h", "w"]) for name in ("images", "a", "b", "c")]
+    nodes = [onnx.helper.make_node("Relu", ["images"], [name]) for name in ("a", "b", "c")]
+    onnx.save(
+        onnx.helper.make_model(onnx.helper.make_graph(nodes, "maps", values[:1], values[1:])),
+        project / "data/weights/p.onnx",
+    )
     config = dataclasses.replace(job.config, weights=weights, contextual_maps=(0, 2))
-    worker.check_contextual_maps(dataclasses.replace(job, config=config))
+    with pytest.raises(ValueError, match="needs the networks perceptual"):
+        worker.check_nets(dataclasses.replace(job, config=config))
+    (project / "data/weights/weights.json").write_text('{"perceptual": {"file": "p.onnx", "sha256": "1"}}')
+    worker.check_nets(dataclasses.replace(job, config=config))
     config = dataclasses.replace(config, contextual_maps=(3,))
     with pytest.raises(ValueError, match=r"train_reenactment\.contextual_maps: \[3\], but the net has 3 maps, 0 to 2"):
-        worker.check_contextual_maps(dataclasses.replace(job, config=config))
+        worker.check_nets(dataclasses.replace(job, config=config))
 
 
 def test_alignment_needs_the_detector_which_then_decides_the_run(project, loaded):

@@ -104,6 +104,7 @@ def test_perceptual_maps_of_onnx_follow_the_network_at_any_size(tmp_path, images
     loaded = backbones.load_perceptual(_export(net, tmp_path / "p.onnx", 32, ["fine", "coarse"], any_size=True))
     for size in (32, 64):
         found = loaded(images[..., :size, :size])
+        assert len(found) == backbones.count_maps(tmp_path / "p.onnx")
         for one, other in zip(found, net(images[..., :size, :size]), strict=True):
             torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
     with pytest.raises(ValueError, match="layers and normalisation are fixed"):
@@ -128,6 +129,7 @@ def test_vgg16_gives_lpips_own_maps_from_a_local_file(tmp_path, images):
     torch.save({f"features.{name}": value for name, value in vgg.state_dict().items()}, tmp_path / "vgg16-1.pth")
     found = backbones.load_perceptual(tmp_path / "vgg16-1.pth")(images[:1])
     assert [m.shape[1] for m in found] == [64, 128, 256, 512, 512]
+    assert backbones.count_maps(tmp_path / "vgg16-1.pth") == 5
     x = ScalingLayer()(images[:1])
     for first, last, one in zip((0, 4, 9, 16, 23), (4, 9, 16, 23, 30), found, strict=True):  # LPIPS's five slices
         x = vgg[first:last](x)

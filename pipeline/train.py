@@ -61,23 +61,20 @@ def train_stage(task: Task, params: Params, places: Places) -> Path:
 def run_on_ray(job: TrainJob, compute: ComputeParams, folder: Path, places: Places) -> dict:
     """Train on Ray, showing progress and logging curves meanwhile; the final training state.
 
-    A Ray of our own that is lost on the way is started again, `lost.TIMES` times. Raises RuntimeError with the
-    worker's error if it failed more than `MAX_FAILURES` times, or if Ray is gone.
+    Where Ray is lost on the way and is ours, the command begins again (`lost.begin_again`). Raises RuntimeError with
+    the worker's error if it failed more than `MAX_FAILURES` times, or if Ray is gone.
     """
     connect(compute)  # before Ray is imported, which reads the environment then
     import ray
 
-    again = lost.TIMES if is_ours() else 0
-    while True:
-        try:
-            return fit_on_ray(job, compute, folder, places)
-        except ray.exceptions.RayError as error:
-            disconnect()
-            said = f"train_{job.task}: Ray was lost ({reason(error)})"
-            if not again:
-                raise RuntimeError(f"{said}: the same command goes on from the last checkpoint") from error
-            print(f"warning: {said}, starting it again from the last checkpoint", file=sys.stderr, flush=True)
-            again -= 1
+    try:
+        return fit_on_ray(job, compute, folder, places)
+    except ray.exceptions.RayError as error:
+        said = f"train_{job.task}: Ray was lost ({reason(error)})"
+        if is_ours() and lost.in_command():
+            lost.begin_again(said)
+        disconnect()
+        raise RuntimeError(f"{said}: the same command goes on from the last checkpoint") from error
 
 
 def fit_on_ray(job: TrainJob, compute: ComputeParams, folder: Path, places: Places) -> dict:

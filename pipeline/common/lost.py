@@ -10,7 +10,8 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from threading import Event, Thread
+from threading import Event, Lock, Thread
+from typing import NoReturn
 
 import psutil
 
@@ -29,6 +30,7 @@ LOSSES = "UNIFACE_RAY_LOST"
 """Variable that tells a command how often it has begun again."""
 
 _left = Event()
+_ending = Lock()
 
 
 def watch(cluster: str | None) -> None:
@@ -36,8 +38,7 @@ def watch(cluster: str | None) -> None:
 
     Only in a command of the project: what else joins Ray, such as a notebook, cannot be begun again.
     """
-    main = sys.modules["__main__"].__spec__
-    if main is None or not main.name.startswith("pipeline."):
+    if not in_command():
         return
     if cluster is None:
         servers = [child for child in psutil.Process().children() if child.name() in SERVERS]
@@ -47,6 +48,12 @@ def watch(cluster: str | None) -> None:
     _left.clear()
     Thread(target=_look, args=arguments, daemon=True).start()
     atexit.register(leave)  # before Ray's own, which ends its servers
+
+
+def in_command() -> bool:
+    """Whether this process is a command of the project, which can begin again."""
+    main = sys.modules["__main__"].__spec__
+    return main is not None and main.name.startswith("pipeline.")
 
 
 def leave() -> None:
@@ -74,8 +81,9 @@ def _silent(address: str) -> bool:
     return True
 
 
-def begin_again() -> None:
-    """Put the same command in this process's place, `TIMES` times; then end it."""
+def begin_again(said: str = "Ray was lost") -> NoReturn:
+    """Put the same command in this process's place, `TIMES` times; then end it. `said` is what it tells."""
+    _ending.acquire()  # whoever looks after Ray and whoever works with it may both notice
     children = psutil.Process().children(recursive=True)
     for child in children:
         with suppress(psutil.Error):  # ended meanwhile
@@ -84,11 +92,11 @@ def begin_again() -> None:
     losses = int(os.environ.get(LOSSES, 0)) + 1
     if losses > TIMES:
         _give_up(f"Ray was lost {losses} times")
-    print("warning: Ray was lost, beginning again from what is done", file=sys.stderr, flush=True)
+    print(f"warning: {said}, beginning again from what is done", file=sys.stderr, flush=True)
     os.environ[LOSSES] = str(losses)
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
-def _give_up(said: str) -> None:
+def _give_up(said: str) -> NoReturn:
     say_failed(f"{said}: the same command goes on from what is done", Places())
     os._exit(1)  # Ray would wait for its servers

@@ -6,7 +6,6 @@ picture. Archives are read in place, never unpacked, and refused when a member's
 """
 
 import csv
-import io
 import re
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -327,11 +326,9 @@ def _metadata_row(row: Mapping[str, str]) -> tuple[str, str, str, Crop]:
 
 def write_metadata(path: str | Path, rows: Iterable[tuple[str, str, str, Crop]]) -> None:
     """Write a vox-metadata.csv as FOMM's: whole pixels, frames at 25 fps. `rows` as `read_metadata` gives them."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(METADATA_COLUMNS)
-    for person, video, split, crop in rows:
-        box = "-".join(str(int(side)) for side in crop.box)
-        writer.writerow((video, crop.start, crop.end, box, FPS, crop.width, crop.height, split, person))
-    with atomic_write(path) as part:
-        part.write_text(text.getvalue(), encoding="utf-8")
+    with atomic_write(path) as part, part.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(METADATA_COLUMNS)
+        for person, video, split, crop in rows:
+            box = "-".join(str(int(side)) for side in crop.box)
+            writer.writerow((video, crop.start, crop.end, box, FPS, crop.width, crop.height, split, person))

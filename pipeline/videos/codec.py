@@ -11,6 +11,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.video.reformatter import VideoReformatter
 
 from pipeline.videos.fomm import FPS
 
@@ -123,10 +124,11 @@ class Picture:
     """A decoded frame; `width` and `height` are its size as shown: turned upright, in square pixels.
 
     `aspect` is the width of a stored pixel over its height; pixels become square by enlarging, so no detail is lost.
+    `scaler` is shared by the pictures of a video: a frame's own would be set up anew for each, at the decoder's price.
     """
 
-    def __init__(self, frame: av.VideoFrame, aspect: float):
-        self.frame = frame
+    def __init__(self, frame: av.VideoFrame, aspect: float, scaler: VideoReformatter):
+        self.frame, self._scaler = frame, scaler
         self._stored = round(frame.width * max(1.0, aspect)), round(frame.height * max(1.0, 1 / aspect))
         self._turns = round(frame.rotation / 90) % 4  # counterclockwise
         self.width, self.height = self._stored[::-1] if self._turns % 2 else self._stored
@@ -138,13 +140,15 @@ class Picture:
 
     def rgb(self, height: int | None = None) -> np.ndarray:
         """Its pixels as uint8 RGB (H, W, 3); any pixel format and depth; at most `height` rows if given."""
-        frame, wanted = self.frame, self._stored
+        width, tall = self._stored
         if height is not None and self.height > height:
             width, tall = (max(1, round(side * height / self.height)) for side in self._stored)
-            frame = frame.reformat(width, tall, "rgb24", interpolation="AREA")
-        elif wanted != (frame.width, frame.height):
-            frame = frame.reformat(*wanted, "rgb24", interpolation="BICUBIC")
-        pixels = frame.to_ndarray(format="rgb24")
+            how = "AREA"
+        else:
+            how = None if (width, tall) == (self.frame.width, self.frame.height) else "BICUBIC"
+        # a worker has one core, and swscale would spread each picture over all
+        scaled = self._scaler.reformat(self.frame, width, tall, "rgb24", interpolation=how, threads=1)
+        pixels = scaled.to_ndarray()
         return np.ascontiguousarray(np.rot90(pixels, self._turns)) if self._turns else pixels
 
 
@@ -153,7 +157,7 @@ def _pictures(container: av.container.InputContainer) -> Iterator[Picture]:
 
     Where the codec changes its mind on the way, its new word counts.
     """
-    stream = container.streams.video[0]
+    stream, scaler = container.streams.video[0], VideoReformatter()
     first = aspect = None
     for frame in container.decode(stream):
         said = stream.codec_context.sample_aspect_ratio
@@ -161,7 +165,7 @@ def _pictures(container: av.container.InputContainer) -> Iterator[Picture]:
             whole = stream.sample_aspect_ratio if aspect is None else None
             first, aspect = said, float(whole or said or 1)
             aspect = aspect if 1 / _WIDEST <= aspect <= _WIDEST else 1.0
-        yield Picture(frame, aspect)
+        yield Picture(frame, aspect, scaler)
 
 
 def ticks(

@@ -86,7 +86,8 @@ class Sandbox:
         (self.folder / name / "home" / ".ray" / "auth_token").write_text("ab" * 32)
         packages = Path(sysconfig.get_paths()["purelib"])
         prefixes = {Path(sys.prefix), packages, *(Path(p) for p in sys.path if p.endswith("site-packages"))}
-        kept = [str(path) for path in prefixes if str(path).startswith("/tmp/")]
+        places = prefixes | {path.resolve() for path in prefixes}  # .venv may be a link
+        kept = [str(path) for path in places if str(path).startswith("/tmp/")]
         ours = {ROOT, Path(importlib.util.find_spec("uniface").origin).parents[1]}
         hidden = [str(root / package) for root in ours for package in ("pipeline", "uniface", "flows", "tests")]
         return {

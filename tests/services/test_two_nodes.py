@@ -4,6 +4,7 @@ One cluster for all of it, since a busy machine starts one in minutes; the tests
 """
 
 import re
+import shutil
 import signal
 import sys
 import time
@@ -123,6 +124,30 @@ def test_portraits_the_second_stage_and_the_evaluation_read_the_bucket(machines)
     stage(machines, "pipeline.train", "swapping", UNIFACE_WORKERS="2", **CLUSTER)
     stage(machines, "pipeline.evaluate", UNIFACE_DATA=DATA, UNIFACE_CACHE="/tmp/cache")
     assert (project / "reports" / "metrics.json").is_file()
+
+
+def test_two_projects_on_one_cluster_and_in_one_bucket_do_not_mix(machines, tmp_path):
+    """Two drivers at once, with the same params and data: each ends with its own run, and with the same model."""
+    first = machines.folder / "A" / "project"
+    for name in ("pipeline.weights", "pipeline.download", "pipeline.crop"):
+        stage(machines, name, UNIFACE_CROP_WORKERS="2", **CLUSTER)
+    change_params(first, {"train_reenactment": {"iterations": EVERY, "checkpoint_every": EVERY // 2}})
+    second = first.with_name("second")
+    shutil.copytree(first, second, symlinks=True, ignore=lambda folder, names: {"work"} & {*names})
+    before = {key.split("/")[2] for key in machines.keys("bucket", "project/runs/")}
+    logs = {project: tmp_path / f"{project.name}.txt" for project in (first, second)}
+    processes = [
+        machines.begin("A", project.name, log, sys.executable, "-m", "pipeline.train", "reenactment", **CLUSTER)
+        for project, log in logs.items()
+    ]
+    for process, log in zip(processes, logs.values(), strict=True):
+        assert process.wait(2400) == 0, log.read_text()[-4000:]
+    runs = {key.split("/")[2] for key in machines.keys("bucket", "project/runs/")} - before
+    names = {(project / "work" / "project-id.txt").read_text() for project in logs}
+    assert len(names) == len(runs) == 2 and {run.rpartition("-")[2] for run in runs} == names
+    models = [project / "models" / "reenactment.safetensors" for project in logs]
+    assert read_metadata(models[0])[1]["step"] == EVERY
+    assert len({sha256(model) for model in models}) == 1
 
 
 def test_what_keeps_us_out_is_one_sentence(machines):

@@ -3,21 +3,25 @@
     python -m pipeline.ablations          queue what is missing as DVC experiments, run them, write the table
     python -m pipeline.ablations table    only the table, of what is done
 
-Each variant is an experiment (`dvc exp show`) of the commit that is checked out, with the params.yaml of now; what is
-done is not done again, so the same command goes on after a kill. `reports/ablations.csv` is the table.
+Each variant is an experiment (`dvc exp show`) of the commit that is checked out, with the params.yaml of now. What is
+done is not done again, and a training that was stopped goes on from its checkpoint: the same command goes on after a
+kill. A worker of DVC's queue runs them, also when this command is stopped (`dvc queue stop --kill` ends it too).
+`reports/ablations.csv` is the table; reports/index.html is written again with it.
 """
 
 import csv
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.common.files import atomic_write, digest
-from pipeline.common.places import Places
+from pipeline.common.places import SHARED_WORK, Places
 from pipeline.common.repro import Busy, StageFailed, dvc
 from pipeline.params import load_or_exit
+from pipeline.scoring.paper import findings
 from pipeline.sections import Params
 
 VARIANTS = {
@@ -29,28 +33,36 @@ VARIANTS = {
     "without_adversarial": ("train_reenactment.weights.adversarial=0", "train_swapping.weights.adversarial=0"),
 }
 """Name -> what is set otherwise than in params.yaml."""
-METRICS = ("id_retrieval", "csim", "csim_target", "aee", "ape", "psnr", "psnr_face")
+METRICS = (
+    "id_retrieval", "csim", "csim_target", "aee", "ape", "psnr", "psnr_face", "right_face", "right_expression",
+    "right_pose"
+)  # fmt: skip
 COLUMNS = (
     "variant", "exam", "metric", "value", "low", "high", "pairs", "difference", "difference_low", "difference_high"
 )  # fmt: skip
 MODEL = "model"  # of the rows of reports/rows, those of the model itself
+ASKED = 3  # times that DVC is asked whether a worker is alive: on a busy machine one is slow to answer
+GIVEN_UP, PAUSE = 10, 3.0  # tries, and seconds after each, to take an experiment from a dead worker
 
 
 def ablations(params: Params, root: Path = Path()) -> Path:
     """Queue and run what is missing, then write the table; its path.
 
-    Raises StageFailed naming DVC's reason if an experiment fails; the others are done all the same.
+    Raises StageFailed naming the variants that failed; the table has the others.
     """
     prefix = prefix_of(root)
-    missing = [name for name in VARIANTS if f"{prefix}-{name}" not in done(root)]
-    waiting = queued(root)
-    for name in missing:
-        if f"{prefix}-{name}" not in waiting:
-            options = [word for one in VARIANTS[name] for word in ("-S", one)]
-            dvc("exp", "run", "--queue", "--name", f"{prefix}-{name}", *options, "evaluate", name=name, root=root)
-    if missing:
-        dvc("exp", "run", "--run-all", name="ablations", root=root)
-    return table(params, root)
+    shared = {SHARED_WORK: str((root / "work" / "ablations").resolve())}  # what one has made, the next need not
+    if missing := _missing(prefix, root):
+        waiting = queued(root)
+        for name in missing:
+            if f"{prefix}-{name}" not in waiting:
+                options = [word for one in VARIANTS[name] for word in ("-S", one)]
+                dvc("exp", "run", "--queue", "--name", f"{prefix}-{name}", *options, "evaluate", name=name, root=root)
+        dvc("exp", "run", "--run-all", name="ablations", root=root, more=shared)
+    path = table(params, root)
+    if failed := [f"{prefix}-{name}" for name in _missing(prefix, root)]:
+        raise StageFailed(f"ablations: {', '.join(failed)} failed: dvc queue logs {failed[0]} says why")
+    return path
 
 
 def prefix_of(root: Path) -> str:
@@ -63,10 +75,36 @@ def done(root: Path) -> set[str]:
     return set(_said(root, "exp", "list", "--name-only"))
 
 
+def _missing(prefix: str, root: Path) -> list[str]:
+    """Variants that are not done."""
+    there = done(root)
+    return [name for name in VARIANTS if f"{prefix}-{name}" not in there]
+
+
 def queued(root: Path) -> set[str]:
-    """Names of the experiments that wait in the queue."""
+    """Names of the experiments that wait in the queue, or that a living worker of it is at.
+
+    What a killed worker was at is given up, for DVC would wait for it without end.
+    """
+    for _ in range(ASKED):
+        running, waiting, alive = _queue(root)
+        if alive or not running:
+            return running | waiting
+    for _ in range(GIVEN_UP):  # the first time what goes on without its worker is stopped, then DVC notes that it ended
+        for name in running:
+            _said(root, "queue", "kill", name)
+        time.sleep(PAUSE)
+        running, waiting, _ = _queue(root)
+        if not running:
+            return waiting
+    raise StageFailed(f"DVC's queue says that {', '.join(sorted(running))} runs, and nobody runs it: dvc queue stop")
+
+
+def _queue(root: Path) -> tuple[set[str], set[str], bool]:
+    """Names of the experiments that run and that wait, as DVC has them, and whether a worker is at work."""
     lines = [line.split() for line in _said(root, "queue", "status")]
-    return {word for words in lines if "Queued" in words for word in words}
+    running, waiting = ({w[1] for w in lines if len(w) > 2 and w[-1] == state} for state in ("Running", "Queued"))
+    return running, waiting, ["Worker", "status:", "0", "active,", "0", "idle"] not in lines
 
 
 def _said(root: Path, *arguments: str) -> list[str]:
@@ -96,6 +134,8 @@ def table(params: Params, root: Path = Path()) -> Path:
                 if settings and exam in rows:
                     writer.writerows(_lines(name, exam, report, rows[exam], found.get("full", (None, {}))[1].get(exam)))
     print(f"ablations: {len(found)} of {len(VARIANTS)} variants in {path}")
+    with path.open(newline="", encoding="utf-8") as file:
+        print(*findings(list(csv.DictReader(file))), sep="\n")
     return path
 
 
@@ -141,9 +181,13 @@ def main(arguments: list[str]) -> int:
     if arguments not in ([], ["table"]):
         print("usage: python -m pipeline.ablations [table]", file=sys.stderr)
         return 2
+    from pipeline.scoring.page import write_page
+
     params, places = load_or_exit(), Places()
     try:
         (table if arguments else ablations)(params, places.root)
+        if (places.reports / "metrics.json").is_file():
+            write_page(params, places)
     except (StageFailed, Busy, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

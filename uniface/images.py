@@ -5,11 +5,14 @@ uint8 arrays are RGB, (H, W, 3); this module, `faces.py` and the video decoder a
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from uniface.files import atomic_write
+
+if TYPE_CHECKING:
+    import torch
 
 HUGE = 16
 """Factor of a reduction from which `resize` goes in two steps: a face of 4,096 pixels, not one of a video."""
@@ -71,14 +74,18 @@ def _gaussian(sigma: float) -> np.ndarray:
     return (kernel / kernel.sum()).astype(np.float32)
 
 
-def to_tensor(image: np.ndarray) -> torch.Tensor:
+def to_tensor(image: np.ndarray) -> "torch.Tensor":
     """uint8 (H, W, 3) or (N, H, W, 3) to float (3, H, W) or (N, 3, H, W) in [-1, 1]."""
+    import torch  # here, not above: processes that only draw or crop need none, and it takes seconds to start
+
     pixels = torch.from_numpy(np.ascontiguousarray(image)).movedim(-1, -3)  # (..., 3, H, W)
     return pixels.contiguous().float().div_(127.5).sub_(1.0)
 
 
-def to_uint8(images: torch.Tensor) -> np.ndarray:
+def to_uint8(images: "torch.Tensor") -> np.ndarray:
     """float (3, H, W) or (N, 3, H, W) in [-1, 1] to uint8 (H, W, 3) or (N, H, W, 3); values outside are clipped."""
+    import torch
+
     levels = images.detach().float().add(1.0).mul(127.5).round().clamp(0, 255)
     return levels.to(torch.uint8).movedim(-3, -1).contiguous().cpu().numpy()
 

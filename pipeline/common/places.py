@@ -1,5 +1,6 @@
 """Where everything of a project lies, and the one way in which a stage's command runs."""
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -11,6 +12,9 @@ from typing import Any
 from pipeline.common.timing import timed
 from pipeline.params import load_or_exit
 from pipeline.sections import Params
+
+SHARED_WORK = "UNIFACE_WORK"
+"""Of the environment: the folder that `work` is a link to, where there is none; experiments share theirs by it."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +105,7 @@ def main(stage: Callable[[Params, Places], Any], name: str = "") -> None:
     """
     params, places = load_or_exit(), Places()
     try:
-        places.work.mkdir(exist_ok=True)
+        make_work(places.work)
         places.check()
         name = name or stage.__name__
         with only_one_of(name, places.work), timed(name, params, places.work):
@@ -109,6 +113,16 @@ def main(stage: Callable[[Params, Places], Any], name: str = "") -> None:
     except (ValueError, OSError, RuntimeError) as error:
         say_failed(error, places)
         raise SystemExit(1) from None
+
+
+def make_work(work: Path) -> None:
+    """Make the folder `work` if it is missing; a link to that of `SHARED_WORK` if the environment names one."""
+    shared = os.environ.get(SHARED_WORK)
+    if not shared:
+        work.mkdir(exist_ok=True)
+    elif not work.exists():
+        Path(shared).mkdir(parents=True, exist_ok=True)
+        work.symlink_to(shared, target_is_directory=True)
 
 
 def say_failed(why: object, places: Places) -> None:

@@ -6,10 +6,11 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 
 from pipeline.params import read
 
@@ -65,13 +66,20 @@ def fetch(source: str, root: Path = Path(), say: Callable[[str], None] = print) 
     return asked
 
 
-def dvc(*arguments: str, name: str, root: Path = Path(), say: Callable[[str], None] = print) -> list[str]:
+def dvc(
+    *arguments: str,
+    name: str,
+    root: Path = Path(),
+    say: Callable[[str], None] = print,
+    more: Mapping[str, str] = MappingProxyType({}),
+) -> list[str]:
     """Run a dvc command, its output given to `say` line by line as it comes, and return the lines.
 
-    `name` is what a StageFailed names. The child keeps the road's lock open, so the lock holds until it is gone too.
+    `name` is what a StageFailed names, `more` is added to the environment. The child keeps the road's lock open, so the
+    lock holds until it is gone too.
     """
     here = str(Path(sys.executable).parent)  # the stages' commands say `python`
-    environment = {**os.environ, "PATH": f"{here}{os.pathsep}{os.environ['PATH']}", "PYTHONUNBUFFERED": "1"}
+    environment = {**os.environ, "PATH": f"{here}{os.pathsep}{os.environ['PATH']}", "PYTHONUNBUFFERED": "1", **more}
     lines = []
     process = subprocess.Popen(
         [sys.executable, "-m", "dvc", *arguments],

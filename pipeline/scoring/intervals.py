@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
-from scipy import stats
 
 LEVEL = 0.95
 RESAMPLES = 2000
@@ -60,6 +59,8 @@ def _reach(values: np.ndarray, codes: np.ndarray) -> np.ndarray | None:
     The percentiles are widened by Student's t over the normal distribution, without which the bootstrap of a few
     dozen groups is too sure of itself (Hesterberg, "What Teachers Should Know About the Bootstrap", 2015).
     """
+    from scipy import stats
+
     sums, counts = np.bincount(codes, values - values.mean()), np.bincount(codes)
     n = len(counts)
     if n < 2:

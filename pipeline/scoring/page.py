@@ -20,6 +20,7 @@ from pipeline.common.nets import MANIFEST
 from pipeline.common.places import Places, main
 from pipeline.params import read
 from pipeline.scoring.figures import heading, pictures, words
+from pipeline.scoring.paper import findings
 from pipeline.scoring.tables import CHAMPION, MODEL, better
 from pipeline.sections import Params
 from uniface.config import TASKS
@@ -69,7 +70,7 @@ def write_page(params: Params, places: Places) -> Path:
 def facts(params: Params, places: Places) -> dict[str, Any]:
     """All that the template shows."""
     report = json.loads((places.reports / "metrics.json").read_text(encoding="utf-8"))
-    lines = _rows(places.reports / "intervals.csv")
+    lines, ablations = (_rows(places.reports / f"{name}.csv") for name in ("intervals", "ablations"))
     exams = [_exam(name, report, lines) for name in report["exams"]]
     manifest = places.nets / MANIFEST
     nets = json.loads(manifest.read_text(encoding="utf-8")) if manifest.is_file() else {}
@@ -83,7 +84,8 @@ def facts(params: Params, places: Places) -> dict[str, Any]:
         "networks": report["networks"],
         "stages": [_stage(task, params, report, places) for task in TASKS],
         "tables": _paper(_rows(places.reports / "vs_paper.csv")),
-        "ablations": _ablations(_rows(places.reports / "ablations.csv")),
+        "ablations": _ablations(ablations),
+        "findings": findings(ablations),
         "curves": _curves(places),
         "pictures": pictures(places.reports / "samples", places.reports / "progress", report["exams"]),
         "inputs": _inputs(places),
@@ -219,7 +221,7 @@ def _ablations(lines: list[dict[str, str]]) -> list[dict[str, Any]]:
         found.append({
             "exam": exam,
             "metrics": {m: better(m, exam) for m in metrics},
-            "rows": {v: [values.get((v, m)) for m in metrics] for v in variants},
+            "rows": {v: [_cell(values.get((v, m)), m, exam) for m in metrics] for v in variants},
         })  # fmt: skip
     return found
 

@@ -1,7 +1,7 @@
 """The paper's Tables 1 to 3, ours beside every number, and whether the two may be compared at all."""
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,6 +64,12 @@ TABLES = (
     ),
 )  # fmt: skip
 
+ABLATED = (
+    ("without_attrt", "reenactment", "ape", 1, "w/o AttrT the pose of reenactment is worse"),
+    ("without_idt", "swapping", "csim", -1, "w/o IdT the identity of swapping is worse"),
+)
+"""What Table 4 finds: variant, exam, metric, sign of a difference to the full model that is worse, in words."""
+
 # Why a number of the paper has no counterpart here.
 MISSING = {
     "fid": "Inception v3 is not there (weights.source internet)",
@@ -95,6 +101,19 @@ def comparison(report: dict, params: Params) -> list[dict]:
                 line = {"table": published.number, "task": published.title, "method": method, "metric": metric}
                 lines.append(line | {"paper": numbers[published.metrics.index(metric)]} | ours)
     return lines
+
+
+def findings(ablations: Sequence[Mapping[str, str]]) -> list[str]:
+    """Which of `ABLATED` the rows of reports/ablations.csv show, a sentence each; none for what is not in them."""
+    found = []
+    for variant, exam, metric, worse, words in ABLATED:
+        for line in ablations:
+            if (line["variant"], line["exam"], line["metric"]) == (variant, exam, metric) and line["difference"]:
+                low, high = sorted(worse * float(line[f"difference_{end}"]) for end in ("low", "high"))
+                so = "so here" if low > 0 else ("here it is better" if high < 0 else "here the interval holds 0")
+                ends = f"{line['difference_low']} to {line['difference_high']}"
+                found.append(f"The paper: {words}; {so} ({metric}: {line['difference']}, {ends}).")
+    return found
 
 
 def exam_of(published: Published, report: dict) -> str | None:

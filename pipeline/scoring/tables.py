@@ -25,7 +25,10 @@ MODEL, CHAMPION = "model", "champion"
 INTERVALS = (
     "exam", "picture", "metric", "value", "low", "high", "difference", "difference_low", "difference_high", "pairs"
 )  # fmt: skip
-HIGHER = ("psnr", "ssim", "psnr_face", "csim", "id_retrieval")
+HIGHER = (
+    "psnr", "ssim", "psnr_face", "above_mean_frame", "csim", "id_retrieval", "right_face", "right_expression",
+    "right_pose"
+)  # fmt: skip
 """Metrics of which more is better, also with a crop or a network in their name; of the others less."""
 
 Values = Mapping[str, np.ndarray]  # metric -> its value for each pair (N,)

@@ -37,12 +37,12 @@ def project(tmp_path):
 
 @pytest.fixture
 def repro(project, tmp_path):
-    """Starts the command; the process and the file with its output."""
+    """Starts the command, or another; the process and the file with its output."""
     begun = []
 
-    def begin() -> tuple[subprocess.Popen, Path]:
+    def begin(*arguments: str) -> tuple[subprocess.Popen, Path]:
         log = tmp_path / f"repro{len(begun)}.txt"
-        begun.append(start(project, log, *REPRO, **CHECKPOINTS))
+        begun.append(start(project, log, *(arguments or REPRO), **CHECKPOINTS))
         return begun[-1], log
 
     yield begin
@@ -98,6 +98,21 @@ def test_ray_that_is_killed_is_started_again_by_the_same_command(project, repro)
     _, second = map(int, re.findall(r"resuming at step (\d+) of", said))
     assert second >= at + EVERY
     assert (project / "models/reenactment.safetensors").is_file()
+
+
+@pytest.mark.slow
+def test_ctrl_c_in_mid_training_is_one_sentence_and_the_next_run_goes_on(repro):
+    command = "python", "-m", "pipeline.train", "reenactment"
+    process, log = repro(*command)
+    until_safe(process, log, 0)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130, log.read_text()[-3000:]
+    said = log.read_text()
+    assert said.endswith("interrupted: what is done is kept, the same command goes on from there\n")
+    assert "Traceback" not in said
+    process, log = repro(*command)
+    assert resumed(process, log) >= EVERY
+    assert process.wait(300) == 0, log.read_text()[-3000:]
 
 
 @pytest.mark.road

@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -123,6 +124,8 @@ def start(folder: Path, log: Path, *arguments: str, **more: str) -> subprocess.P
             stdout=file,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            # as from a terminal: a shell has what it starts in the background ignore Ctrl-C
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )
 
 

@@ -1,5 +1,6 @@
 """The generator's objective, Eq. 7: which losses count and which frozen networks they look through."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -41,7 +42,7 @@ class Objective:
         nets.require(config)
         self.weights, self.contextual_maps = config.weights, config.contextual_maps
         self.perceptual_same = config.perceptual_same
-        self.face_weight = config.face_weight
+        self.face_weight, self.identity_share = config.face_weight, config.identity_share
         placed = (nets.recogniser, nets.perceptual, nets.contextual or nets.perceptual)
         self.recogniser, self.perceptual, self.contextual = (
             net and net.to(device, memory_format=torch.channels_last) for net in placed
@@ -65,7 +66,8 @@ class Objective:
                 maps, wanted = _through(self.contextual, fake, target)
             values["contextual"] = sum(losses.contextual(maps[i], wanted[i]) for i in self.contextual_maps)
         if weights.identity:
-            found, wanted = _through(self.recogniser, fake, batch["source"])
+            some = math.ceil(self.identity_share * len(fake))  # a batch is drawn at random: so are its first
+            found, wanted = _through(self.recogniser, fake[:some], batch["source"][:some])
             values["identity"] = losses.identity(wanted, found)
         if weights.absolute:
             values["absolute"] = losses.absolute(fake, target, same, where)

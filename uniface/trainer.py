@@ -83,12 +83,8 @@ class Trainer:
         on = self.config.amp and self.device.type == "cuda"
         return torch.autocast(self.device.type, torch.bfloat16, enabled=on)
 
-    def generate(self, batch: Batch) -> torch.Tensor:
-        """The generated images of a batch, float32 `(B, 3, H, W)`."""
-        return self._generated(batch).image
-
-    def _generated(self, batch: Batch) -> Generated:
-        """The generated images of a batch, and with the loss `person` their z_t."""
+    def generated(self, batch: Batch) -> Generated:
+        """The generated images of a batch, float32 `(B, 3, H, W)`, and with the loss `person` their z_t."""
         images = batch["source"], batch["target"], batch.get("driver")
         with self._autocast():
             if self.classifier is None:
@@ -106,7 +102,7 @@ class Trainer:
         self._set_path()
         parts = [self._with_foreign_drivers(part) for part in self._parts(batch)]
         self._bad = []
-        fakes = [self._generated(parts[0])] if len(parts) == 1 else None
+        fakes = [self.generated(parts[0])] if len(parts) == 1 else None
         values: Values = {}
         if self.adversarial:
             values |= self.discriminator_step(parts, fakes)
@@ -155,7 +151,7 @@ class Trainer:
         values = {"discriminator": torch.zeros((), device=self.device)}
         for i, part in enumerate(parts):
             with torch.no_grad():
-                fake = (fakes[i] if fakes else self._generated(part)).image.detach()
+                fake = (fakes[i] if fakes else self.generated(part)).image.detach()
             with self._autocast():
                 loss = losses.discriminator(self._discriminate(part[real_name]), self._discriminate(fake)) / len(parts)
             loss.backward()
@@ -177,7 +173,7 @@ class Trainer:
         self.discriminator.requires_grad_(False)
         weights, total = self.config.weights, {}
         for i, part in enumerate(parts):
-            fake, z_t = fakes[i] if fakes else self._generated(part)
+            fake, z_t = fakes[i] if fakes else self.generated(part)
             with self._autocast():
                 values = self.objective(self._wanted(part), fake)
                 if self.adversarial:

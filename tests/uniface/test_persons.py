@@ -58,7 +58,7 @@ def test_the_classifier_learns_and_z_t_forgets():
 def test_only_the_attribute_embedder_and_the_classifier_get_its_gradient():
     mine = trainer(1.0)
     batch = next(batches())
-    made = mine._generated(batch)
+    made = mine.generated(batch)
     mine.classifier(reverse_gradient(made.z_t, 1.0)).square().sum().backward()
     reached = {name.split(".")[0] for name, p in mine.model.named_parameters() if p.grad is not None}
     assert reached == {"attribute_embedder"}

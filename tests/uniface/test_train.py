@@ -87,6 +87,20 @@ def test_a_loss_without_its_net_is_refused():
         Trainer("swapping", Small(), Critic(), LossNets(), CONFIG)
 
 
+def test_identity_looks_at_a_share_of_the_batch():
+    batch = next(batches())
+    fake = torch.rand(4, 3, SIZE, SIZE).requires_grad_()
+    found = {}
+    for share in (1.0, 0.5):
+        objective = trainer(dataclasses.replace(CONFIG, identity_share=share)).objective
+        found[share] = objective(batch, fake)["identity"]
+        (where,) = torch.autograd.grad(found[share], fake)
+        assert where.flatten(1).any(1).tolist() == [True, True, share == 1, share == 1]
+    half = {name: value[:2] for name, value in batch.items()}
+    whole = trainer().objective(half, fake[:2])["identity"]
+    torch.testing.assert_close(found[0.5], whole)
+
+
 def test_rates_rise_stay_and_fall():
     config = dataclasses.replace(CONFIG, iterations=100, warm_up=10, decay_from=0.5)
     factors = [rate_factor(step, config) for step in (0, 9, 30, 50, 75, 99)]
@@ -109,9 +123,9 @@ def test_average_follows_the_weights():
 def test_driver_replaces_the_target_for_the_attribute_embedder():
     mine = trainer()
     batch = next(batches())
-    driven = mine.generate(batch | {"driver": batch["target"].flip(3)})
-    assert not torch.equal(driven, mine.generate(batch))
-    assert torch.equal(mine.generate(batch | {"driver": batch["target"]}), mine.generate(batch))
+    driven = mine.generated(batch | {"driver": batch["target"].flip(3)}).image
+    assert not torch.equal(driven, mine.generated(batch).image)
+    assert torch.equal(mine.generated(batch | {"driver": batch["target"]}).image, mine.generated(batch).image)
 
 
 def test_foreign_drivers_are_the_next_person_as_the_averaged_weights_paint_it():
@@ -133,8 +147,8 @@ def test_the_cycle_swaps_the_generated_image_back_to_the_target():
     weights = LossWeights(**dict.fromkeys(dataclasses.asdict(WEIGHTS), 0.0) | {"cycle": 2.0})
     mine = trainer(dataclasses.replace(CONFIG, weights=weights))
     batch = next(batches()) | {"partner": torch.rand(4, 3, SIZE, SIZE)}
-    fake = mine.generate(batch).detach().clamp(-1, 1)
-    back = mine.generate({"source": batch["partner"], "target": fake})
+    fake = mine.generated(batch).image.detach().clamp(-1, 1)
+    back = mine.generated({"source": batch["partner"], "target": fake}).image
     expected = mine.objective.cycle(batch, back)
     expected.backward()
     wanted = {name: 2.0 * p.grad.clone() for name, p in mine.model.named_parameters()}

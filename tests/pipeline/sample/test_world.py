@@ -52,7 +52,8 @@ def hashes(folder: Path) -> dict[str, str]:
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> float:
-    return float(10 * np.log10(255**2 / np.mean(np.square(a.astype(float) - b.astype(float)))))
+    error = np.mean(np.square(a.astype(float) - b.astype(float)))
+    return float(10 * np.log10(255**2 / error)) if error else np.inf
 
 
 def test_same_seed_same_world_other_seed_another(world):

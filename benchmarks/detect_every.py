@@ -99,11 +99,11 @@ def measure(raw: Path, nets: Path, every: int) -> dict:
     from pipeline import params
 
     settings = dataclasses.replace(params.load("params.paper.yaml").crop, min_size=96)
-    try:
+    if hasattr(settings, "detect_every"):
         from pipeline.videos.clips import Cropper, VideoJob
 
         settings = dataclasses.replace(settings, detect_every=every)
-    except ModuleNotFoundError:  # the build before pipeline/videos
+    else:  # the build before pipeline/videos
         from pipeline.clips import Job as VideoJob
 
         from pipeline.crop import Cropper
@@ -151,13 +151,15 @@ def errors(raw: Path, nets: Path) -> list[float]:
     for folder in sorted(path for path in (raw / "txt").glob("*/*") if path.is_dir()):
         tracks = [parse_utterance(file.read_text(), file.stem) for file in sorted(folder.glob("*.txt"))]
         boxes = []
+
+        def annotated(tick: int, size: tuple[int, int], tracks: list = tracks) -> list[np.ndarray]:
+            track = next(track for track in tracks if track.first <= tick < track.end)
+            return [track.boxes[tick - track.first] * np.array(size * 2)]
+
         for every in (1, EVERY):
-            chosen = dataclasses.replace(settings, detect_every=every)
-            row = []
-            for tick, size, seen in detections(raw / "videos" / f"{folder.name}.mp4", merged(tracks), chosen, faces):
-                track = next(track for track in tracks if track.first <= tick < track.end)
-                row.append(best_match(seen, track.boxes[tick - track.first] * np.array(size * 2)))
-            boxes.append(row)
+            chosen, video = dataclasses.replace(settings, detect_every=every), raw / "videos" / f"{folder.name}.mp4"
+            looked = detections(video, merged(tracks), chosen, faces, annotated)
+            boxes.append([best_match(seen, annotated(tick, size)[0]) for tick, size, seen in looked])
         both = [(a, b) for a, b in zip(*boxes, strict=True) if MISS not in (a, b)]
         found.append(float(np.mean([np.abs(np.subtract(a, b)).mean() for a, b in both])))
     return found

@@ -77,14 +77,19 @@ def _annotated(
             found.append(Clip(utterance, 0, 0, 0, "corrupt", str(error)))
     seen = {track.utterance: Seen(track.first) for track in tracks}
     broken = None
+
+    def annotated(tick: int, size: tuple[int, int]) -> list[np.ndarray]:
+        rows = [track.boxes[tick - track.first] for track in tracks if track.first <= tick < track.end]
+        return [row * np.array(size * 2) for row in rows if not np.isnan(row[0])]
+
     try:
-        for tick, size, faces in detections(path, merged(tracks), settings, detector):
+        for tick, size, faces in detections(path, merged(tracks), settings, detector, annotated):
             scale = np.array(size * 2)
             for track in tracks:
                 if track.first <= tick < track.end:
-                    annotated = track.boxes[tick - track.first] * scale
-                    known = not np.isnan(annotated[0])
-                    seen[track.utterance].add(size, fomm.best_match(faces, annotated) if known else fomm.MISS)
+                    box = track.boxes[tick - track.first] * scale
+                    known = not np.isnan(box[0])
+                    seen[track.utterance].add(size, fomm.best_match(faces, box) if known else fomm.MISS)
     except codec.VideoError as error:
         broken = str(error)
     for track in tracks:

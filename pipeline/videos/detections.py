@@ -2,10 +2,11 @@
 
 With `crop.detect_every` n the detector looks at every n-th frame, at the first and last frame of a span, on both sides
 of a cut, and between two looks that do not lead evenly from one to the other (a face comes, goes, jumps, or is hardly
-one) at the frame in the middle, down to every frame. Boxes in between lie on the straight line.
+one) at the frame in the middle, down to every frame. Boxes in between lie on the straight line. Where annotations say
+which face is followed, it alone counts: in the background something is nearly a face in many frames.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Protocol
@@ -19,7 +20,7 @@ SURE = 0.6
 """Score below which a face is looked at more closely; detectors call 0.5 a face."""
 SAME = 0.5
 """Overlap from which two boxes are the same face."""
-JUMP = 0.12
+JUMP = 0.2
 """Share of its size that a side of a face's box may move between two looks."""
 CUT = 20.0
 """Mean difference in grey levels between two neighbouring frames from which on there is a cut between them."""
@@ -36,13 +37,18 @@ class Detector(Protocol):
 
 
 def detections(
-    path: Path, spans: list[tuple[int, int]] | None, settings: CropParams, detector: Detector
+    path: Path,
+    spans: list[tuple[int, int]] | None,
+    settings: CropParams,
+    detector: Detector,
+    annotated: Callable[[int, tuple[int, int]], list[np.ndarray]] | None = None,
 ) -> Iterator[tuple[int, tuple[int, int], list[fomm.Box]]]:
     """(tick, (width, height) of the picture, boxes in its pixels); what is shown at several ticks is looked at once.
 
-    Raises VideoError where the data cannot be decoded, after what comes before.
+    `annotated` gives for a tick and a picture's size the boxes (4,) of the faces that are followed there; without it
+    all faces are. Raises VideoError where the data cannot be decoded, after what comes before.
     """
-    block = _Block(settings, detector)
+    block = _Block(settings, detector, annotated)
     try:
         for tick, picture in codec.ticks(path, spans):
             if block.full(tick, picture):
@@ -57,8 +63,14 @@ def detections(
 class _Block:
     """Neighbouring frames on which the detector works at a time; the last look of one block begins the next."""
 
-    def __init__(self, settings: CropParams, detector: Detector):
+    def __init__(
+        self,
+        settings: CropParams,
+        detector: Detector,
+        annotated: Callable[[int, tuple[int, int]], list[np.ndarray]] | None,
+    ):
         self._every, self._height, self._detector = settings.detect_every, settings.detect_height, detector
+        self._annotated = annotated
         self._pictures: list[codec.Picture] = []
         self._ticks: list[list[int]] = []  # of each picture
         self._found: dict[int, np.ndarray] = {}  # index of a picture -> (n, 5), boxes in its pixels and scores
@@ -93,7 +105,7 @@ class _Block:
             return
         edges = [0, *self._breaks, count]
         self._look(key for start, end in pairwise(edges) for key in self._keys(start, end))
-        while unsure := [(a + b) // 2 for a, b in self._gaps() if not _even(self._found[a], self._found[b])]:
+        while unsure := [(a + b) // 2 for a, b in self._gaps() if not self._sure(a, b)]:
             self._look(unsure)
         for a, b in self._gaps():
             begin, end = self._ticks[a][0], self._ticks[b][0]
@@ -120,6 +132,28 @@ class _Block:
     def _gaps(self) -> list[tuple[int, int]]:
         """Neighbouring looks with pictures between them."""
         return [(a, b) for a, b in pairwise(sorted(self._found)) if b - a > 1]
+
+    def _sure(self, a: int, b: int) -> bool:
+        """Whether two looks lead evenly from one to the other."""
+        first, second = self._followed(a), self._followed(b)
+        if len(first) and len(first) == len(second):
+            return _alike(first, second)
+        pairs = _pairs(self._found[a], self._found[b])
+        if not len(pairs) == len(self._found[a]) == len(self._found[b]):
+            return False
+        return _alike(self._found[a][[i for i, _ in pairs]], self._found[b][[j for _, j in pairs]])
+
+    def _followed(self, index: int) -> np.ndarray:
+        """The faces (n, 5) that the tracks of this tick take, in their order; none if one of them has none to take."""
+        found, taken = self._found[index], []
+        if self._annotated is not None and len(found):
+            for box in self._annotated(self._ticks[index][-1], self._pictures[index].size):
+                overlaps = [fomm.iou(face, box) for face in found]
+                if max(overlaps) > 0:
+                    taken.append(found[int(np.argmax(overlaps))])
+                else:
+                    return found[:0]
+        return np.array(taken).reshape(-1, 5)
 
     def _look(self, indices: Iterator[int] | list[int]) -> None:
         """Run the detector on those pictures that it has not seen, as many of one size at a time as it takes."""
@@ -151,31 +185,26 @@ def _grid(picture: codec.Picture) -> np.ndarray:
     return rows[::step, : plane.width : step].astype(np.float32) / 2 ** max(deep, 0)
 
 
-def _partners(a: np.ndarray, b: np.ndarray) -> list[int] | None:
-    """For each face of `a` (n, 5) the row of the same face in `b`; None if they do not all have one."""
-    if len(a) != len(b):
-        return None
-    free, rows = list(range(len(b))), []
-    for face in a:
-        row = max(free, key=lambda row: fomm.iou(face, b[row]))
-        if fomm.iou(face, b[row]) < SAME:
-            return None
-        free.remove(row)
-        rows.append(row)
-    return rows
+def _pairs(a: np.ndarray, b: np.ndarray) -> list[tuple[int, int]]:
+    """(row of `a`, row of `b`) of each face that both looks (n, 5) show, the greatest overlap first."""
+    overlaps = sorted(((fomm.iou(x, y), i, j) for i, x in enumerate(a) for j, y in enumerate(b)), reverse=True)
+    pairs: dict[int, int] = {}
+    for overlap, i, j in overlaps:
+        if overlap >= SAME and i not in pairs and j not in pairs.values():
+            pairs[i] = j
+    return sorted(pairs.items())
 
 
-def _even(a: np.ndarray, b: np.ndarray) -> bool:
-    """Whether two looks (n, 5) show the same faces, surely, in nearly the same places."""
-    rows = _partners(a, b)
-    if rows is None:
+def _alike(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether faces (n, 5), row by row, are surely the same in nearly the same place."""
+    if any(fomm.iou(x, y) < SAME for x, y in zip(a, b, strict=True)):
         return False
-    b = b[rows]
     size = (b[:, 2:4] - b[:, :2]).max(1, initial=1.0)
     moved = np.abs(a[:, :4] - b[:, :4]).max(1, initial=0.0)
     return bool((moved <= JUMP * size).all() and min(a[:, 4].min(initial=1.0), b[:, 4].min(initial=1.0)) >= SURE)
 
 
 def _between(a: np.ndarray, b: np.ndarray, share: float) -> np.ndarray:
-    """The faces of two looks that `_even` takes for the same, on the straight line from one to the other."""
-    return (1 - share) * a + share * b[_partners(a, b)]
+    """The faces that both looks show, on the straight line from one to the other."""
+    pairs = _pairs(a, b)
+    return (1 - share) * a[[i for i, _ in pairs]] + share * b[[j for _, j in pairs]]

@@ -99,6 +99,7 @@ class Sandbox:
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "PYTHONPATH": f"/tmp/{folder}" if folder else "",
             "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_worker_niceness": "0",  # at its 15 a worker waits for whatever else runs here
             "OMP_NUM_THREADS": "1",
             "PYTHONUNBUFFERED": "1",
             **more,
@@ -145,15 +146,15 @@ class Sandbox:
         )
         return self.python(code).split()
 
-    def start_node(self, name: str, cpus: int, head: bool = False, tries: int = 3) -> None:
-        """`ray start` on a machine; a busy one needs more than one try."""
+    def start_node(self, name: str, head: bool = False, tries: int = 3) -> None:
+        """`ray start` on a machine with one core, which a worker fills; a busy one needs more than one try."""
         if head:
             where = ["--head", "--node-ip-address=127.0.0.1", f"--port={HEAD.partition(':')[2]}"]
             where += ["--include-dashboard=false", "--include-log-monitor=false", "--no-monitor"]
         else:
             where = [f"--address={HEAD}"]
         ray = [sys.executable, "-m", "ray.scripts.scripts", "start", *where]
-        ray += [f"--num-cpus={cpus}", "--object-store-memory=200000000", "--block"]
+        ray += ["--num-cpus=1", "--object-store-memory=200000000", "--block"]
         log = self.folder / f"{name}.log"
         for _ in range(tries):
             with log.open("w") as file:

@@ -20,10 +20,10 @@ def moving(step: float):
     return lambda k: picture((120, 160), (round(10 + step * k), 30, round(58 + step * k), 78))
 
 
-def look(path, spans=None, every=5, detector=None):
+def look(path, spans=None, every=5, detector=None, annotated=None):
     detector = detector or GreenDetector()
     settings = dataclasses.replace(CROP, detect_every=every)
-    return list(detections(path, spans, settings, detector)), detector.looks
+    return list(detections(path, spans, settings, detector, annotated)), detector.looks
 
 
 def test_at_1_the_detector_sees_every_frame_once(tmp_path):
@@ -81,6 +81,25 @@ def test_a_face_that_is_hardly_one_is_looked_at_in_every_frame(tmp_path):
 
     path = write_video(tmp_path / "v.mp4", 21, moving(0.5))
     assert look(path, detector=Unsure())[1] == 21
+
+
+class Flickering(GreenDetector):
+    """Also takes something in the background for a face, hardly, in every other look."""
+
+    def detect(self, image):
+        more = [Seen(np.array([110.0, 5.0, 150.0, 45.0]), 0.55)] if self.looks % 2 else []
+        return [*super().detect(image), *more]
+
+
+def test_what_is_not_followed_costs_no_looks(tmp_path):
+    path = write_video(tmp_path / "v.mp4", 41, moving(0.5))
+    alone, _ = look(path)
+    face = np.array([10.0, 30.0, 60.0, 78.0])
+    found, looks = look(path, detector=Flickering(), annotated=lambda tick, size: [face + [0.5 * tick, 0] * 2])
+    assert looks == 9 and look(path, detector=Flickering())[1] > 20
+    assert [boxes[0] for *_, boxes in found] == [boxes[0] for *_, boxes in alone]
+    # where no face is where the annotation says, all count
+    assert look(path, detector=Flickering(), annotated=lambda tick, size: [np.array([0.0, 90.0, 9.0, 99.0])])[1] > 20
 
 
 def test_spans_begin_and_end_with_a_look(tmp_path):

@@ -1,5 +1,6 @@
 """Files of one's own: their layout of pixels, and what the photograph finds out; the sample's nets play yours."""
 
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ import torch
 
 from pipeline.common.files import sha256
 from pipeline.common.places import Places
-from pipeline.nets import dlib_resnet, efficientnet
+from pipeline.nets import dlib_resnet, efficientnet, self_test
 from pipeline.nets.catalogue import PACKAGES, Layout
 from pipeline.nets.layout import adapt
 from pipeline.params import load
@@ -49,6 +50,8 @@ def test_a_detector_of_your_own_sees_the_astronaut(tmp_path):
         ("perceptual", "judge", {}, "does not do as perceptual"),
         ("regressor", "judge", {}, "no `names`"),
         ("detector", "detector", {"channels": "bgr"}, "surer of the astronaut with red and blue exchanged"),
+        ("judge", "judge", {"channels": "bgr"}, "with red and blue exchanged by .*: choose the other `channels`"),
+        ("recogniser", "recogniser", {"channels": "bgr"}, "red and blue exchanged"),
         ("judge", "judge", {"scale": 1e5}, "hardly more like her than her suit"),
         ("detector", "detector", {"mean": 0.0, "scale": 1.0}, "are mean and scale right"),
     ],
@@ -56,8 +59,32 @@ def test_a_detector_of_your_own_sees_the_astronaut(tmp_path):
 def test_what_does_not_do_is_refused_in_one_sentence(tmp_path, role, net, more, message):
     with pytest.raises(ValueError) as error:
         fetch(tmp_path, role, net, **more)
-    assert message in str(error.value) and f"weights.roles.{role}" in str(error.value)
+    assert re.search(message, str(error.value)) and f"weights.roles.{role}" in str(error.value)
     assert "\n" not in str(error.value) and not (tmp_path / "data/weights").exists()
+
+
+def test_blue_for_red_is_found_with_a_bgr_network_too(tmp_path, capsys):
+    adapt(SAMPLE_NETS / "judge.onnx", tmp_path / "bgr.onnx", Layout("bgr", None, None), "judge")
+    own = RoleParams(file=str(tmp_path / "bgr.onnx"), sha256=sha256(tmp_path / "bgr.onnx"), channels="bgr")
+
+    def run(choice: RoleParams) -> None:
+        weights(replace(PARAMS, weights=WeightsParams("sample", {"judge": choice})), Places(tmp_path))
+
+    run(own)
+    assert "tells little" not in capsys.readouterr().out
+    with pytest.raises(ValueError, match="red and blue exchanged"):
+        run(replace(own, channels="rgb"))
+
+
+def test_a_recogniser_to_which_the_order_hardly_matters_is_said_to_be_one(capsys, monkeypatch):
+    """As dlib's is: no refusal either way."""
+    judge = replace(PACKAGES[1], source="yours")
+    for order in (1.02, 0.98):
+        answers = iter((order, 1.0))
+        monkeypatch.setattr(self_test, "apart", lambda net, crops, answers=answers: next(answers))
+        self_test._try_order(judge, None, np.zeros((7, 112, 112, 3), np.uint8))
+        out = capsys.readouterr().out
+        assert f"judge: the seven persons of two photographs are apart by {order:.3f}" in out and "channels" in out
 
 
 def test_centre_is_read_and_subtracted(tmp_path):

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from pipeline.common.places import Places
-from pipeline.evaluate import measure, runner
+from pipeline.evaluate import Runner, measure
 from pipeline.params import load
 from pipeline.scoring.held_out import clip_pairs, exact
 from pipeline.scoring.scorer import Scorer
@@ -59,7 +59,7 @@ def row(name: str, params: Params, places: Places, batches: Iterator[Batch] | No
         )
     train(trainer, batches, lambda step, values: print(f"{name}: step {step}", end="\r", flush=True))
     scorer = Scorer(places.nets, params.evaluate.batch_size, torch.device("cpu"))
-    act = runner(trainer.average, "reenactment", params.evaluate.batch_size)
+    act = Runner(trainer.average, "reenactment", params.evaluate.batch_size)
     same = measure("reenactment", act, tests["reconstruction"], scorer, same=True)[0]
     made, basis, control, *_ = measure("reenactment", act, tests["reenactment"], scorer)
     cells = [same["psnr"], made["psnr"], control["truth_as_driver"]["psnr"], basis["mean_frame"]["psnr"]]

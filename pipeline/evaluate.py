@@ -80,7 +80,7 @@ def examine(models: Mapping[Task, Path], out: Path, params: Params, places: Plac
     explained, lines = set(), []
     for name, exam in exams.items():
         chosen, same = pairs_of(name, exam, params, places), exam.pairs in SAME
-        run = runner(nets[exam.model], exam.task, settings.batch_size, weights[exam.model])
+        run = Runner(nets[exam.model], exam.task, settings.batch_size, weights[exam.model])
         print(f"evaluate: {name}, {len(chosen)} pairs", flush=True)
         found = measure(exam.task, run, chosen, scorer, same)
         report[name], report["baselines"][name], report["controls"][name] = found[:3]
@@ -139,10 +139,11 @@ Run = Callable[[np.ndarray, np.ndarray], np.ndarray]
 class Runner:
     """The model as a function of uint8 pictures (N, H, W, 3), as a user would get them.
 
-    `name` is a digest of what it does, empty without the digest of its weights.
+    `name` is a digest of what it does; with it, what it makes is made when it is looked at. Empty without the digest of
+    its `weights`.
     """
 
-    def __init__(self, model: "UniFace", task: Task, batch_size: int, weights: str):
+    def __init__(self, model: "UniFace", task: Task, batch_size: int, weights: str = ""):
         self._model, self._task, self._batch_size = model, task, batch_size
         self._device = next(model.parameters()).device
         self.name = weights and digest(weights, task, batch_size, self._device.type, code("uniface.model"))
@@ -159,11 +160,6 @@ class Runner:
                 images = [to_tensor(x[rows]).to(self._device) for x in (source, target)]
                 made.append(to_uint8(self._model(*images, task=self._task)))
         return np.concatenate(made)
-
-
-def runner(model: "UniFace", task: Task, batch_size: int, weights: str = "") -> Runner:
-    """A task as the model does it; with the digest of its `weights` what it makes is made when it is looked at."""
-    return Runner(model, task, batch_size, weights)
 
 
 class Measured(NamedTuple):

@@ -61,6 +61,7 @@ def closure(module: str, stop: tuple[str, ...] = NEUTRAL) -> set[str]:
     return found
 
 
+@cache
 def code(module: str) -> str:
     """12 hex digits that change with what `closure` of a module computes: its syntax, without docstrings."""
     total = hashlib.sha256()

@@ -101,15 +101,20 @@ def test_a_new_import_is_noticed(tmp_path, monkeypatch):
     for package in PACKAGES:
         shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__", "nets"))
     monkeypatch.setattr(tool, "ROOT", tmp_path)
-    tool.imports.cache_clear()
+
+    def forget():
+        tool.imports.cache_clear()
+        tool.code.cache_clear()
+
+    forget()
     fomm = tmp_path / "pipeline/videos/fomm.py"
     before = tool.code("pipeline.crop")
     text = fomm.read_text()
     assert "The crop protocol" in text and "FPS = 25\n" in text
     fomm.write_text(text.replace("FPS = 25\n", "FPS = 25  # a comment\n").replace("The crop protocol", "The rule"))
-    tool.imports.cache_clear()
+    forget()
     assert tool.code("pipeline.crop") == before  # comments and docstrings cost nothing
     fomm.write_text(text + "\n\ndef more():\n    from pipeline.videos import youtube\n\n    return youtube\n")
-    tool.imports.cache_clear()
+    forget()
     assert "pipeline.videos.youtube" in tool.closure("pipeline.crop") and tool.code("pipeline.crop") != before
-    tool.imports.cache_clear()
+    forget()

@@ -10,7 +10,7 @@ import torch
 from skimage.data import astronaut, chelsea
 
 from pipeline.common.places import Places
-from pipeline.evaluate import runner
+from pipeline.evaluate import Runner
 from pipeline.nets import dlib_resnet, efficientnet
 from pipeline.nets.dlib_file import read
 from pipeline.params import load
@@ -154,7 +154,7 @@ def test_astronaut_is_detected_aligned_and_known_again(project, judge, heads):
     """Two pictures of her are nearer to each other than to any drawn head by .3; also after a swap of nothing."""
     align, pictures = Aligner(project.nets / "faces"), variants()
     others = embedded(judge, align, heads[:20, 0])
-    swapped = runner(Same(), "swapping", 2)(pictures[::-1].copy(), pictures)
+    swapped = Runner(Same(), "swapping", 2)(pictures[::-1].copy(), pictures)
     for ours in (pictures, swapped):
         vectors = embedded(judge, align, ours)
         alike = float(vectors[0] @ vectors[1])

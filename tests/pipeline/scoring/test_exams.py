@@ -4,36 +4,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from made_pairs import Clips
 
 from pipeline.scoring import exams
 from pipeline.scoring.held_out import SEEDS, listed_clips, listed_portraits, video_pairs
 from pipeline.sections import ExamParams
-from uniface.data import CorruptMedia
-
-
-class Clips:
-    """ClipDataset's face: two clips of each video, two videos of each person; red the clip, green the frame."""
-
-    def __init__(self, count=16, broken=()):
-        self.count, self.broken, self.lengths = count, broken, np.full(count, 10)
-
-    def __len__(self):
-        return self.count
-
-    def column(self, name):
-        return [self.row(i)[name] for i in range(self.count)]
-
-    def row(self, i):
-        row = {"person_id": f"p{i // 4}", "video_id": f"v{i // 2}", "utterance": "u", "chunk": i % 2}
-        return row | {"start": 100 * i, "box": [0.0, 1.0, 2.0, float(i)]}
-
-    def frames(self, i, indices):
-        if i in self.broken:
-            raise CorruptMedia(f"clip {i}")
-        return np.stack([np.full((4, 4, 3), (i, k, 0), np.uint8) for k in indices])
-
-    def frame(self, i, k):
-        return self.frames(i, [k])[0]
 
 
 @pytest.mark.parametrize("cross", [False, True])

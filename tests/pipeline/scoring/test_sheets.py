@@ -6,10 +6,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from pipeline.common.sheets import LABEL, MARGIN, write_sheet
+from pipeline.common.sheets import LABEL, MARGIN, sheet, write_sheet
 from pipeline.scoring import sheets
 from pipeline.scoring.held_out import Pairs
 from pipeline.scoring.tables import Table
+from uniface import explain
 
 
 def flat(*levels: int) -> np.ndarray:
@@ -78,3 +79,28 @@ def test_extremes_are_the_pairs_with_the_best_and_the_worst_value(tmp_path):
         "labels": labels, "rows": names, "left": MARGIN, "top": LABEL, "width": 128, "height": 128, "gap": 2
     }  # fmt: skip
     assert pixels[LABEL, MARGIN].tolist() == [200] * 3 and pixels[-1, -1].tolist() == [200] * 3
+
+
+def test_colour_field_shows_direction_and_length():
+    field = np.zeros((2, 2, 2))
+    field[:, 0, 1], field[:, 1, 0], field[:, 1, 1] = (1, 0), (-1, 0), (0.5, 0)
+    picture = explain.colour_field(field, largest=1.0).astype(int)
+    assert picture[0, 0].tolist() == [255, 255, 255]  # no displacement
+    assert picture[0, 1].tolist() == [255, 0, 0] and picture[1, 0, 0] < 10  # opposite directions, opposite hues
+    assert picture[1, 1, 0] == 255 and 120 < picture[1, 1, 1] < 135  # half the length, half the colour
+
+
+def test_heat_lights_up_where_the_weight_is():
+    weights = np.zeros((4, 4))
+    weights[1, 2] = 3.0
+    picture = explain.heat(np.full((32, 32, 3), 100, np.uint8), weights)
+    assert picture[..., 0].argmax() in {row * 32 + column for row in (11, 12) for column in (19, 20)}
+    assert picture.max() > 225 and picture[28, 4].tolist() == [60, 60, 60]
+
+
+def test_a_sheet_puts_each_column_under_its_label():
+    columns = [np.full((2, 16, 16, 3), level, np.uint8) for level in (10, 200)]
+    picture = sheet(("left", "right"), columns)
+    assert picture.shape == (LABEL + 2 * 128 + 2, 2 * 128 + 2, 3)
+    assert picture[LABEL + 5, 5, 0] == 10 and picture[-5, -5, 0] == 200
+    assert (picture[:LABEL, :60] < 128).any() and (picture[:LABEL, 130:200] < 128).any()

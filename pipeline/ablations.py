@@ -27,7 +27,7 @@ from pipeline.sections import Params
 VARIANTS = {
     "full": (),
     "without_idt": ("model.use_idt=false",),  # Table 4
-    "without_attrt": ("model.use_attrt=false",),  # Table 4
+    "without_attrt": ("model.use_attrt=false", "train_reenactment.weights.person=0"),  # Table 4; no z_t, nobody in it
     "without_contextual": ("train_swapping.weights.contextual=0",),  # Sec. 4.3 and Fig. 6
     "without_identity": ("train_swapping.weights.identity=0",),  # Sec. 4.3: IDRet from 99.45 to 0.08
     "without_adversarial": ("train_reenactment.weights.adversarial=0", "train_swapping.weights.adversarial=0"),

@@ -62,6 +62,8 @@ def combinations(params: "Params") -> Iterator[str]:
         parts = compute.workers * config.accumulate
         if config.batch_size % parts:
             yield f"{name}.batch_size: {config.batch_size} is no multiple of compute.workers x accumulate, {parts}"
+        if config.weights.person and not params.model.use_attrt:
+            yield f"{name}.weights.person: {config.weights.person}: there is no z_t without model.use_attrt, must be 0"
     if params.train_swapping.augmentation:
         yield "train_swapping.augmentation: pairs of portraits are not augmented (Sec. 4.1), must be []"
 

@@ -76,6 +76,7 @@ class _Block:
         self._found: dict[int, np.ndarray] = {}  # index of a picture -> (n, 5), boxes in its pixels and scores
         self._told = 0  # pictures at the front whose boxes were given out
         self._breaks: list[int] = []  # indices of pictures that do not go on from the one before
+        self._last: np.ndarray | None = None  # the grid of the last picture
 
     def full(self, tick: int, picture: codec.Picture) -> bool:
         """Whether the next picture should wait until this block has been looked at."""
@@ -87,16 +88,17 @@ class _Block:
         if self._pictures and picture is self._pictures[-1]:
             self._ticks[-1].append(tick)
             return
-        if self._pictures and not self._goes_on(tick, picture):
+        grid = _grid(picture) if self._every > 1 else None
+        if self._pictures and not self._goes_on(tick, picture, grid):
             self._breaks.append(len(self._pictures))
         self._pictures.append(picture)
         self._ticks.append([tick])
+        self._last = grid
 
-    def _goes_on(self, tick: int, picture: codec.Picture) -> bool:
-        before = self._pictures[-1]
-        if tick != self._ticks[-1][-1] + 1 or picture.size != before.size:
+    def _goes_on(self, tick: int, picture: codec.Picture, grid: np.ndarray | None) -> bool:
+        if tick != self._ticks[-1][-1] + 1 or picture.size != self._pictures[-1].size:
             return False
-        return self._every == 1 or float(np.abs(_grid(picture) - _grid(before)).mean()) < CUT
+        return grid is None or float(np.abs(grid - self._last).mean()) < CUT
 
     def boxes(self, last: bool = False) -> Iterator[tuple[int, tuple[int, int], list[fomm.Box]]]:
         """What `detections` gives of the pictures so far; the last one stays for the next block, if there is one."""
@@ -109,9 +111,10 @@ class _Block:
             self._look(unsure)
         for a, b in self._gaps():
             begin, end = self._ticks[a][0], self._ticks[b][0]
+            first, second = _both(self._found[a], self._found[b])
             for index in range(a + 1, b):
                 share = (self._ticks[index][0] - begin) / (end - begin)
-                self._found[index] = _between(self._found[a], self._found[b], share)
+                self._found[index] = (1 - share) * first + share * second
         for index in range(self._told, count):
             size = self._pictures[index].size
             boxes = [tuple(box) for box in self._found[index][:, :4].tolist()]
@@ -138,10 +141,8 @@ class _Block:
         first, second = self._followed(a), self._followed(b)
         if len(first) and len(first) == len(second):
             return _alike(first, second)
-        pairs = _pairs(self._found[a], self._found[b])
-        if not len(pairs) == len(self._found[a]) == len(self._found[b]):
-            return False
-        return _alike(self._found[a][[i for i, _ in pairs]], self._found[b][[j for _, j in pairs]])
+        first, second = _both(self._found[a], self._found[b])
+        return len(first) == len(self._found[a]) == len(self._found[b]) and _alike(first, second)
 
     def _followed(self, index: int) -> np.ndarray:
         """The faces (n, 5) that the tracks of this tick take, in their order; none if one of them has none to take."""
@@ -185,14 +186,15 @@ def _grid(picture: codec.Picture) -> np.ndarray:
     return rows[::step, : plane.width : step].astype(np.float32) / 2 ** max(deep, 0)
 
 
-def _pairs(a: np.ndarray, b: np.ndarray) -> list[tuple[int, int]]:
-    """(row of `a`, row of `b`) of each face that both looks (n, 5) show, the greatest overlap first."""
+def _both(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The faces that two looks (n, 5) both show, row by row; what overlaps most is taken first."""
     overlaps = sorted(((fomm.iou(x, y), i, j) for i, x in enumerate(a) for j, y in enumerate(b)), reverse=True)
     pairs: dict[int, int] = {}
     for overlap, i, j in overlaps:
         if overlap >= SAME and i not in pairs and j not in pairs.values():
             pairs[i] = j
-    return sorted(pairs.items())
+    rows = sorted(pairs)
+    return a[rows], b[[pairs[row] for row in rows]]
 
 
 def _alike(a: np.ndarray, b: np.ndarray) -> bool:
@@ -202,9 +204,3 @@ def _alike(a: np.ndarray, b: np.ndarray) -> bool:
     size = (b[:, 2:4] - b[:, :2]).max(1, initial=1.0)
     moved = np.abs(a[:, :4] - b[:, :4]).max(1, initial=0.0)
     return bool((moved <= JUMP * size).all() and min(a[:, 4].min(initial=1.0), b[:, 4].min(initial=1.0)) >= SURE)
-
-
-def _between(a: np.ndarray, b: np.ndarray, share: float) -> np.ndarray:
-    """The faces that both looks show, on the straight line from one to the other."""
-    pairs = _pairs(a, b)
-    return (1 - share) * a[[i for i, _ in pairs]] + share * b[[j for _, j in pairs]]

@@ -111,6 +111,8 @@ def test_training_goes_on_though_a_machine_is_killed_and_the_bucket_is_away(mach
     machines.kill_node("C")
     machines.start_node("D")
     assert process.wait(2400) == 0, log.read_text()[-4000:]
+    resumed = [int(at) for at in re.findall(rf"resuming at step (\d+) of {STEPS}", log.read_text())]
+    assert resumed and min(resumed) >= EVERY
     model = project / "models" / "reenactment.safetensors"
     UniFace.load(model)
     assert read_metadata(model)[1]["step"] == STEPS
@@ -155,11 +157,12 @@ def test_what_keeps_us_out_is_one_sentence(machines):
         began = time.monotonic()
         settings = {"UNIFACE_CROP_WORKERS": "2"} | CLUSTER | more
         done = machines.run("A", "project", sys.executable, "-c", JOIN, **settings)
-        assert done.returncode == 1 and time.monotonic() - began < 90, done.stdout  # with the imports
+        assert done.returncode == 1 and time.monotonic() - began < 300, done.stdout  # with a busy machine's imports
         (line,) = done.stdout.strip().splitlines()
         return line
 
-    assert "refuses us" in refused(RAY_AUTH_TOKEN="cd" * 32) or "lets nobody in" in refused(RAY_AUTH_TOKEN="cd" * 32)
+    said = refused(RAY_AUTH_TOKEN="cd" * 32)
+    assert "refuses us" in said or "lets nobody in" in said
     assert "does not answer" in refused(RAY_ADDRESS="127.0.0.1:9")
     assert "has room for" in refused(UNIFACE_WORKERS="64")
 

@@ -196,10 +196,11 @@ def measure(task: Task, run: Run, pairs: Pairs, scorer: "Scorer", same: bool = F
     def act(a: Pictures, b: Pictures) -> Pictures:
         return Pictures.made(run, a, b, name=getattr(run, "name", ""))
 
+    answers = [Pictures(wrong.reshape(-1, *wrong.shape[2:])) for wrong in pairs.decoys.values()]
+
     def right(pictures: Pictures) -> "Row":
-        if not pairs.decoys:
+        if not answers:
             return {}
-        answers = [Pictures(wrong.reshape(-1, *wrong.shape[2:])) for wrong in pairs.decoys.values()]
         name = f"right {code('pipeline.scoring.decoys')}"
         found = scorer.remembered(name, [pictures, truth, *answers], lambda: looks_right(pictures, pairs))
         return {metric: found[metric] for metric in pairs.decoys}  # in an order that no file decides

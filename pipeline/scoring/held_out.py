@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -239,6 +239,14 @@ def exact(task: str, jobs: list[tuple], params: "Params", work: Path) -> np.ndar
     return rendered("swapped" if task == "swapping" else "reenacted", wanted, params, work)
 
 
+@lru_cache(maxsize=1)
+def _drawers(sample: "SampleParams", seed: int) -> ProcessPoolExecutor:
+    """A process for each core that knows this world; kept, since to start one takes as long as to draw many pairs."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
+    return ProcessPoolExecutor(cores, context, _make_world, (sample, seed))
+
+
 def rendered(function: str, jobs: list[tuple], params: "Params", work: Path) -> np.ndarray:
     """What a function of `pipeline.sample.truth` draws for each job (its arguments but the world), stacked; by all
     cores. Kept in `work`/evaluate for the next time."""
@@ -248,12 +256,8 @@ def rendered(function: str, jobs: list[tuple], params: "Params", work: Path) -> 
     kept = work / "evaluate" / f"{name}.npy"
     if kept.is_file():
         return np.load(kept)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
-    what = function.replace("_", " ")
-    with ProcessPoolExecutor(cores, context, _make_world, (params.sample, params.seed)) as pool:
-        drawn = pool.map(_render, [(function, *job) for job in jobs], chunksize=4)
-        images = np.stack(list(tqdm(drawn, what, len(jobs), unit="pair", disable=None)))
+    drawn = _drawers(params.sample, params.seed).map(_render, [(function, *job) for job in jobs], chunksize=4)
+    images = np.stack(list(tqdm(drawn, function.replace("_", " "), len(jobs), unit="pair", disable=None)))
     with atomic_write(kept) as part:
         np.save(part, images)
     return images

@@ -79,6 +79,10 @@ MISSING = {
     "authentic": "people were asked which picture looks most real",
     "like_both": "people were asked which picture is like the source and keeps the target's attributes",
 }
+# What is measured in a way that the paper does not say.
+UNKNOWN = {
+    "aee": "ours is the mean absolute difference of the coefficients; the paper's norm or sum of them is not published",
+}
 SOURCES = {"sample": "the sample", "youtube": "VoxCeleb2"}  # of download and pairs; the others are your own
 
 
@@ -165,6 +169,7 @@ def _not_comparable(metric: str, published: Published, exam: str, report: dict, 
         "the sample's data" if ours == "the sample" else "",
         f"{params.image_size} px, not 256" if params.image_size != 256 else "",
         f"the paper swaps on {published.data}" if published.number == 3 and ours != published.data else "",
+        UNKNOWN.get(metric, ""),
         f"{pairs} pairs, not 6,000" if metric == "fid" and pairs != 6000 else "",
     ]
     return "; ".join(reason for reason in reasons if reason)

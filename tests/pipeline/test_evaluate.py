@@ -2,14 +2,21 @@
 
 import csv
 import json
+import os
 import shutil
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
 
 import av
 import cv2
 import numpy as np
 import pytest
 import torch
-from made_pairs import SIZE, picture, small_params
+import yaml
+from made_pairs import ROOT, SIZE, picture, small_params
 from tiny_nets import write_nets
 
 from pipeline import evaluate, schemas
@@ -164,3 +171,78 @@ def test_headlines_are_few_numbers_and_the_gains_where_there_is_truth():
     found = reports.headlines(report)
     assert found["reenactment"] == shown
     assert found["swapping"] == shown | {"right_beats_wrong": 0.7}
+
+
+def test_what_cannot_be_evaluated_is_one_sentence(project, nets, params, tmp_path):
+    places = Places(shutil.copytree(project, tmp_path / "faulty"))
+    shutil.copytree(nets, places.nets, dirs_exist_ok=True)
+    with pytest.raises(ValueError, match=r"reenactment\.safetensors makes pictures of 32 pixels, image_size is 64"):
+        evaluate.evaluate(replace(params, image_size=64), places)
+    manifest = json.loads((places.nets / "weights.json").read_text())
+    judge = manifest.pop("judge")
+    (places.nets / "weights.json").write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match=r"evaluate needs the networks .*, and .* has no judge\. Choose judge from "):
+        evaluate.evaluate(params, places)
+    (places.nets / "weights.json").write_text(json.dumps(manifest | {"judge": judge}))
+    (places.nets / judge["file"]).unlink()
+    with pytest.raises(FileNotFoundError, match=judge["file"]):
+        evaluate.evaluate(params, places)
+    shutil.copy(nets / judge["file"], places.nets / judge["file"])
+    shutil.rmtree(places.clips)
+    with pytest.raises(FileNotFoundError, match=r"exam reconstruction: .*data/clips"):
+        evaluate.evaluate(params, places)
+
+
+def started(folder: Path) -> subprocess.Popen:
+    """The stage's command in a project, at work."""
+    command = [sys.executable, "-m", "pipeline.evaluate"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen(command, cwd=folder, env=os.environ | {"PYTHONPATH": str(ROOT)}, **pipes)
+
+
+def kept(folder: Path) -> dict[str, int]:
+    """What has been measured so far, and the file that holds it: what is measured again has another one."""
+    return {path.name: path.stat().st_ino for path in (folder / "work/evaluate/features").glob("*.safetensors")}
+
+
+@pytest.fixture
+def ready(project, nets, params, tmp_path):
+    """A project whose command runs."""
+    folder = shutil.copytree(project, tmp_path / "ready", ignore=shutil.ignore_patterns("work", "reports"))
+    shutil.copytree(nets, folder / "data/weights", dirs_exist_ok=True)
+    values = yaml.safe_load((ROOT / "params.yaml").read_text())
+    values["image_size"] = SIZE
+    values["download"]["source"] = values["pairs"]["source"] = "folder"
+    values["evaluate"] |= {"pairs": 5, "batch_size": 2, "grid_rows": 2}
+    (folder / "params.yaml").write_text(yaml.safe_dump(values))
+    return folder
+
+
+@pytest.mark.slow
+def test_a_killed_evaluation_goes_on_and_measures_nothing_twice(ready, tmp_path):
+    other = shutil.copytree(ready, tmp_path / "other")
+    first = started(ready)
+    while len(kept(ready)) < 8 and first.poll() is None:
+        time.sleep(0.01)
+    first.kill()
+    assert first.wait() == -9 and not (ready / "reports/metrics.json").exists()
+    before = kept(ready)
+    second, whole = started(ready), started(other)
+    for process in (second, whole):
+        said, _ = process.communicate(timeout=600)
+        assert process.returncode == 0, said
+    after = kept(ready)
+    assert len(before) >= 8 and before.items() < after.items() and after.keys() == kept(other).keys()
+    for name in ("metrics.json", "intervals.csv", "rows/swapping.csv"):
+        assert (ready / "reports" / name).read_bytes() == (other / "reports" / name).read_bytes()
+
+
+@pytest.mark.slow
+def test_of_two_evaluations_at_once_one_waits_for_the_other(ready):
+    first = started(ready)
+    while not kept(ready) and first.poll() is None:
+        time.sleep(0.01)
+    second = started(ready)
+    said = second.communicate(timeout=600)[0]
+    assert first.wait() == second.returncode == 0
+    assert "another run of this stage is at work here, waiting for it to end" in said

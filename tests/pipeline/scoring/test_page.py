@@ -130,6 +130,11 @@ def test_every_published_number_has_a_row(places, params):
         r for r in paper.comparison(report, real) if (r["table"], r["metric"], r["method"]) == (2, "csim", "UniFace")
     ]
     assert (row["comparable"], row["why"], row["paper"]) == ("yes", "", 0.5703) and row["data"].startswith("VoxCeleb2")
+    report["networks"]["aee"], report["vox"]["aee"] = report["networks"]["csim"] | {"network": "D3DFR"}, 0.4
+    (row,) = [
+        r for r in paper.comparison(report, real) if (r["table"], r["metric"], r["method"]) == (2, "aee", "UniFace")
+    ]
+    assert row["comparable"] == "no" and row["why"].startswith("ours is the mean absolute difference of the coeff")
 
 
 @pytest.mark.slow

@@ -224,7 +224,7 @@ def test_no_value_is_an_anchors(name):
         ({"train_reenactment.batch_size": 3}, "train_reenactment.batch_size: 3 is no multiple of compute.workers x"),
         ({"model.use_attrt": False}, "train_reenactment.weights.person: 0.3: there is no z_t without model.use_attrt"),
         ({"train_swapping.augmentation": ["mirror"]}, "train_swapping.augmentation: pairs of portraits are not augm"),
-        ({"train_swapping.skip_from": 5000}, "train_swapping.skip_from: 5000: never comes in 1400 iterations"),
+        ({"train_swapping.skip_from": 5000}, "train_swapping.skip_from: 5000: never comes in 1200 iterations"),
         ({"train_swapping.checkpoint_every": 15}, "train_swapping.checkpoint_every: 15: no multiple of log_every, 10"),
         ({"sample.test_persons": 126}, "sample.test_persons: 126 is not below sample.persons, 126"),
         ({"crop.min_frames": 2000}, "crop.min_frames: 2000 is not at most crop.max_frames, 1024"),

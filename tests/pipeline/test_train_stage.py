@@ -122,9 +122,7 @@ def test_alignment_needs_the_detector_which_then_decides_the_run(project, loaded
     weights = dataclasses.replace(loaded.train_reenactment.weights, identity=1.0)
     config = dataclasses.replace(loaded.train_reenactment, weights=weights, identity_crop="aligned")
     job = make_job("reenactment", dataclasses.replace(loaded, train_reenactment=config), Places(project))
-    with pytest.raises(
-        ValueError, match=r"train_reenactment needs the networks recogniser, detector, .* no detector"
-    ):
+    with pytest.raises(ValueError, match=r"train_reenactment needs the networks recogniser, detector, .* no detector"):
         worker.face_points(job)
     assert worker.face_points(make_job("reenactment", loaded, Places(project))) is None
     manifest = project / "data" / "weights" / "weights.json"

@@ -29,10 +29,11 @@ from pathlib import Path
 import psutil
 from ruamel.yaml import YAML
 
+from benchmarks.tables import write_between_marks
 from pipeline.common.files import write_json
 
 RESULTS = Path("docs/results.md")
-MARKS = ("<!-- benchmarks/first_run.py: begin -->", "<!-- benchmarks/first_run.py: end -->")
+MARKS = "benchmarks/first_run.py"
 BEFORE = "DVC, start"  # what is counted before the first stage and after the last one
 STAGE = re.compile(r"Running stage '(\w+)'")
 LOOK_EVERY = 0.25  # seconds
@@ -216,15 +217,6 @@ def table(found: dict[str, dict[int, dict]]) -> str:
     return "\n".join([*lines, "", f"Counted by: {ways}; {os.cpu_count()} processors, {time.strftime('%Y-%m-%d')}."])
 
 
-def write_between_marks(path: Path, text: str) -> None:
-    """Replace what is between the marks of the file; ValueError if they are not there."""
-    whole = path.read_text(encoding="utf-8")
-    start, end = (whole.find(mark) for mark in MARKS)
-    if not 0 <= start < end:
-        raise ValueError(f"{path} lacks the lines {MARKS[0]} and {MARKS[1]}")
-    path.write_text(f"{whole[: start + len(MARKS[0])]}\n{text}\n{whole[end:]}", encoding="utf-8")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("seeds", type=int, nargs="+")
@@ -249,7 +241,7 @@ def main() -> None:
             found[commit][seed] = run
     print(table(found))
     if not changes:
-        write_between_marks(root / RESULTS, table(found))
+        write_between_marks(root / RESULTS, MARKS, table(found))
 
 
 if __name__ == "__main__":

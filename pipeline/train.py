@@ -83,6 +83,7 @@ def fit_on_ray(job: TrainJob, compute: ComputeParams, folder: Path, places: Plac
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
     from ray.util.queue import Queue
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     # a busy machine starts a worker, with all its imports, in minutes; Ray's own limit of 60 s would start it in vain
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "600")
@@ -97,7 +98,9 @@ def fit_on_ray(job: TrainJob, compute: ComputeParams, folder: Path, places: Plac
     runs = Path(storage, name)
     forget_missing(runs)
     files, storage = filesystem(storage) if is_url(storage) else (None, storage)
-    messages = Queue(actor_options={"num_cpus": 0})
+    # on the driver's machine: lost with another one, it would fail every worker that is started again
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    messages = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
     trainer = TorchTrainer(
         train_worker,
         train_loop_config={

@@ -7,6 +7,8 @@ picture. Archives are read in place, never unpacked, and refused when a member's
 
 import csv
 import re
+import struct
+import sys
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -37,6 +39,8 @@ _HEADER_LINES = 6
 _COMMA = re.compile(r"\d,\d")
 _NUMBER = r"(\d+(?:\.\d+)?)"
 _BOX = re.compile("-".join([_NUMBER] * 4))
+_PACKED = struct.Struct("<2q4d2q")  # a `Crop`
+_MOST = 1 << 40  # frames of a video, or pixels of a side, that nobody means
 _SAFE = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 
 
@@ -174,7 +178,7 @@ class Annotations:
             raise FileNotFoundError(f'no annotations at {self.path}: README, "Data" says where VoxCeleb2\'s are')
         self._archives: dict[Path, zipfile.ZipFile] = {}
         self._texts: dict[tuple[str, str], dict[str, tuple[Path, str | None]]] = {}
-        self._crops: dict[tuple[str, str], list[Crop]] = {}
+        self._crops: dict[tuple[str, str], bytes] = {}  # packed: a million as objects take a gigabyte
         self._partitions: dict[str, str] = {}
         self.bad_rows: list[str] = []
         folder = self.path if self.path.is_dir() else self.path.parent
@@ -199,7 +203,9 @@ class Annotations:
             self._add_text(PurePosixPath(file.as_posix()), file, None)
         elif file.suffix == ".csv" and file.name != META_FILE:
             for person, video, partition, crop in read_metadata(file, self.bad_rows):
-                self._crops.setdefault((person, video), []).append(crop)
+                packed = _PACKED.pack(crop.start, crop.end, *crop.box, crop.width, crop.height)
+                key = sys.intern(person), video
+                self._crops[key] = self._crops.get(key, b"") + packed
                 self._partitions[person] = partition
 
     def _open(self, file: Path) -> zipfile.ZipFile:
@@ -246,7 +252,8 @@ class Annotations:
 
     def crops(self, person_id: str, video_id: str) -> list[Crop]:
         """The chosen clips of a video from a vox-metadata.csv, in order."""
-        return sorted(self._crops.get((person_id, video_id), []), key=lambda crop: (crop.start, crop.end, crop.box))
+        rows = _PACKED.iter_unpack(self._crops.get((person_id, video_id), b""))
+        return [Crop(start, end, tuple(box), width, height) for start, end, *box, width, height in sorted(rows)]
 
     def save(self, folder: str | Path) -> None:
         """Write them as one file for the stages after: `txt.zip` in VoxCeleb2's own layout, or `vox-metadata.csv`.
@@ -319,7 +326,13 @@ def _metadata_row(row: Mapping[str, str]) -> tuple[str, str, str, Crop]:
         raise ValueError(f"box {row['bbox']!r} is not left-top-right-bottom")
     box = tuple(map(float, found.groups()))
     crop = Crop(int(row["start"]), int(row["end"]), box, int(float(row["width"])), int(float(row["height"])))
-    if box[0] >= box[2] or box[1] >= box[3] or not 0 <= crop.start < crop.end or min(crop.width, crop.height) <= 0:
+    sides = crop.width, crop.height
+    if (
+        box[0] >= box[2]
+        or box[1] >= box[3]
+        or not 0 <= crop.start < crop.end <= _MOST
+        or not 0 < min(sides) <= max(sides) <= _MOST
+    ):
         raise ValueError(f"box {row['bbox']}, frames {crop.start} to {crop.end} of {crop.width}x{crop.height} pixels")
     return person, video, "test" if row["partition"] == "test" else "train", crop
 

@@ -1,25 +1,26 @@
 """Table 4 of the paper and what Sec. 4.3 says of the losses: each part left out, trained and evaluated on its own.
 
-    python -m pipeline.ablations          queue what is missing as DVC experiments, run them, write the table
+    python -m pipeline.ablations          run what is missing as DVC experiments, write the table
     python -m pipeline.ablations table    only the table, of what is done
 
-Each variant is an experiment (`dvc exp show`) of the commit that is checked out, with the params.yaml of now. What is
-done is not done again, and a training that was stopped goes on from its checkpoint: the same command goes on after a
-kill. A worker of DVC's queue runs them, also when this command is stopped (`dvc queue stop --kill` ends it too).
-`reports/ablations.csv` is the table; reports/index.html is written again with it.
+Each variant is an experiment (`dvc exp show`) of the commit that is checked out, with the params.yaml of now, in a
+folder of its own. What is done is not done again, and a training that was stopped goes on from its checkpoint: the same
+command goes on after a kill. `reports/ablations.csv` is the table; reports/index.html is written again with it.
+
+Not by the worker of DVC's queue: on a busy machine it ended over a message that was half written (kombu's transport by
+files), and `dvc exp run --run-all` waits without end for what a dead worker was to do.
 """
 
 import csv
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.common.files import atomic_write, digest
 from pipeline.common.places import SHARED_WORK, Places
-from pipeline.common.repro import Busy, StageFailed, dvc
+from pipeline.common.repro import Busy, StageFailed, dvc, only_one
 from pipeline.params import load_or_exit
 from pipeline.scoring.paper import findings
 from pipeline.sections import Params
@@ -41,27 +42,32 @@ COLUMNS = (
     "variant", "exam", "metric", "value", "low", "high", "pairs", "difference", "difference_low", "difference_high"
 )  # fmt: skip
 MODEL = "model"  # of the rows of reports/rows, those of the model itself
-ASKED = 3  # times that DVC is asked whether a worker is alive: on a busy machine one is slow to answer
-GIVEN_UP, PAUSE = 10, 3.0  # tries, and seconds after each, to take an experiment from a dead worker
 
 
 def ablations(params: Params, root: Path = Path()) -> Path:
-    """Queue and run what is missing, then write the table; its path.
+    """Run what is missing, one after the other, then write the table; its path.
 
-    Raises StageFailed naming the variants that failed; the table has the others.
+    Raises StageFailed naming the variants that failed, with DVC's reason; the table has the others.
     """
-    prefix = prefix_of(root)
+    prefix, failed = prefix_of(root), []
     shared = {SHARED_WORK: str((root / "work" / "ablations").resolve())}  # what one has made, the next need not
-    if missing := _missing(prefix, root):
-        waiting = queued(root)
-        for name in missing:
-            if f"{prefix}-{name}" not in waiting:
-                options = [word for one in VARIANTS[name] for word in ("-S", one)]
-                dvc("exp", "run", "--queue", "--name", f"{prefix}-{name}", *options, "evaluate", name=name, root=root)
-        dvc("exp", "run", "--run-all", name="ablations", root=root, more=shared)
+    (root / "work").mkdir(exist_ok=True)
+    with only_one(root):  # a command that was killed has perhaps left its experiment at work
+        there = done(root)
+        for name in (name for name in VARIANTS if f"{prefix}-{name}" not in there):
+            options = [word for one in VARIANTS[name] for word in ("-S", one)]
+            print(f"ablations: {name}", flush=True)
+            try:
+                dvc(
+                    *("exp", "run", "--temp", "--name", f"{prefix}-{name}", *options, "evaluate"),
+                    name=name, root=root, more=shared,
+                )  # fmt: skip
+            except StageFailed as error:
+                print(f"ablations: {error}", file=sys.stderr, flush=True)
+                failed.append(name)
     path = table(params, root)
-    if failed := [f"{prefix}-{name}" for name in _missing(prefix, root)]:
-        raise StageFailed(f"ablations: {', '.join(failed)} failed: dvc queue logs {failed[0]} says why")
+    if failed:
+        raise StageFailed(f"ablations: {', '.join(failed)} failed, as said above")
     return path
 
 
@@ -73,38 +79,6 @@ def prefix_of(root: Path) -> str:
 def done(root: Path) -> set[str]:
     """Names of the finished experiments of the commit that is checked out."""
     return set(_said(root, "exp", "list", "--name-only"))
-
-
-def _missing(prefix: str, root: Path) -> list[str]:
-    """Variants that are not done."""
-    there = done(root)
-    return [name for name in VARIANTS if f"{prefix}-{name}" not in there]
-
-
-def queued(root: Path) -> set[str]:
-    """Names of the experiments that wait in the queue, or that a living worker of it is at.
-
-    What a killed worker was at is given up, for DVC would wait for it without end.
-    """
-    for _ in range(ASKED):
-        running, waiting, alive = _queue(root)
-        if alive or not running:
-            return running | waiting
-    for _ in range(GIVEN_UP):  # the first time what goes on without its worker is stopped, then DVC notes that it ended
-        for name in running:
-            _said(root, "queue", "kill", name)
-        time.sleep(PAUSE)
-        running, waiting, _ = _queue(root)
-        if not running:
-            return waiting
-    raise StageFailed(f"DVC's queue says that {', '.join(sorted(running))} runs, and nobody runs it: dvc queue stop")
-
-
-def _queue(root: Path) -> tuple[set[str], set[str], bool]:
-    """Names of the experiments that run and that wait, as DVC has them, and whether a worker is at work."""
-    lines = [line.split() for line in _said(root, "queue", "status")]
-    running, waiting = ({w[1] for w in lines if len(w) > 2 and w[-1] == state} for state in ("Running", "Queued"))
-    return running, waiting, ["Worker", "status:", "0", "active,", "0", "idle"] not in lines
 
 
 def _said(root: Path, *arguments: str) -> list[str]:

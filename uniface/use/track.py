@@ -2,8 +2,8 @@
 
 Frames come in windows. The whole of a window's last frame is searched; if it has the faces of the frame before the
 window, each is looked for in the frames between around both of its places, and has to be near the straight line from
-one to the other. Where faces come or go, or one is not found so, whole frames are searched, in halves of the window down to
-every frame.
+one to the other. Where faces come or go, or one is not found so, whole frames are searched, in halves of the window
+down to every frame.
 """
 
 import math

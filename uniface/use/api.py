@@ -214,7 +214,7 @@ class Session:
         prepared = editor.prepare(task, source, crop)
         self._features = network.source(to_tensor(prepared)[None])
         self._still = prepared  # what a reenactment shows until there is a face to follow
-        look = (lambda image: []) if crop else partial(find.glance, editor.faces, editor.height(task))
+        look = (lambda image, regions: []) if crop else partial(find.glance, editor.faces, editor.height(task))
         self.tracker = Tracker(look, face, smooth, fps)
 
     def windows(self, frames: Iterable[np.ndarray]) -> Iterator[list[Edited]]:

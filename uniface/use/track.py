@@ -1,7 +1,9 @@
-"""Faces through a video: detected in few frames, followed, smoothed, and looked for anew after a cut.
+"""Faces through a video: searched for in few frames, followed, smoothed, and looked for anew after a cut.
 
-Frames come in windows. Faces are detected in a window's last and middle frame; where they moved evenly, the frames
-between are interpolated, elsewhere the halves are looked at again, down to every frame.
+Frames come in windows. The whole of a window's last frame is searched; if it has the faces of the frame before the
+window, each is looked for in the frames between around both of its places, and has to be near the straight line from
+one to the other. Where faces come or go, or one is not found so, whole frames are searched, in halves of the window
+down to every frame.
 """
 
 import math
@@ -14,8 +16,6 @@ from uniface.faces import Detection
 from uniface.use.find import Choice, Detect, choose, overlap
 
 WINDOW = 8
-EVEN = 0.02
-"""How far, in shares of the face's size, a detection may lie from the straight line to count as even motion."""
 SAME = 0.3
 """Overlap from which two boxes are the same face."""
 CUT = 25.0
@@ -53,7 +53,7 @@ class Tracker:
     face: Choice = "largest"
     smoothing: bool = True
     fps: float = 25.0
-    detections: int = 0  # frames looked at
+    detections: int = 0  # frames searched as a whole
     tracks: list[Track] = field(default_factory=list)
     _last: list[Detection] | None = None  # of the frame before; None: nothing known, at the start and after a cut
     _thumbnail: np.ndarray | None = None
@@ -73,36 +73,40 @@ class Tracker:
             yield self._follow(window)
 
     def find(self, window: list[np.ndarray]) -> list[list[Detection]]:
-        """All faces in each frame of a window, detected or interpolated."""
-        self.detections += 1
-        found: dict[int, list[Detection]] = {len(window) - 1: self.detect(window[-1])}
+        """All faces in each frame of a window."""
+        last = len(window) - 1
+        found: dict[int, list[Detection]] = {last: self._search(window[last])}
         first = -1
-        if self._last is None and len(window) > 1:
+        if self._last is None and last:
             first = 0
-            found[0] = self.detect(window[0])
-            self.detections += 1
+            found[0] = self._search(window[0])
         elif self._last is not None:
             found[-1] = self._last
-        self._fill(window, found, first, len(window) - 1)
-        self._last = found[len(window) - 1]
+        self._fill(window, found, first, last)
+        self._last = found[last]
         return [found[index] for index in range(len(window))]
+
+    def _search(self, frame: np.ndarray) -> list[Detection]:
+        self.detections += 1
+        return self.detect(frame, None)
 
     def _fill(self, window: list[np.ndarray], found: dict[int, list[Detection]], low: int, high: int) -> None:
         if high - low < 2:
             return
-        middle = (low + high) // 2
-        found[middle] = self.detect(window[middle])
-        self.detections += 1
-        expected = _between(found[low], found[high], (middle - low) / (high - low))
-        if expected is None or not _agree(expected, found[middle]):
+        if not found[low] or _partners(found[low], found[high]) is None:
+            middle = (low + high) // 2
+            found[middle] = self._search(window[middle])
+            if not (found[low] or found[middle] or found[high]):
+                found.update((index, []) for index in range(low + 1, high))
+                return
             self._fill(window, found, low, middle)
             self._fill(window, found, middle, high)
             return
-        for start, end in ((low, middle), (middle, high)):
-            for index in range(start + 1, end):
-                share = (index - start) / (end - start)
-                # the middle agrees with both ends, so each face has its partner there
-                found[index] = _between(found[start], found[end], share) or found[start]
+        regions = [_around(a.box, b.box) for a, b in _partners(found[low], found[high])]
+        for index in range(low + 1, high):
+            expected = _between(found[low], found[high], (index - low) / (high - low))
+            near = self.detect(window[index], regions)
+            found[index] = self._search(window[index]) if _partners(expected, near) is None else near
 
     def _follow(self, window: list[np.ndarray]) -> list[tuple[np.ndarray, list[Track]]]:
         return [(frame, self._advance(found)) for frame, found in zip(window, self.find(window), strict=True)]
@@ -202,20 +206,12 @@ def _partners(a: list[Detection], b: list[Detection]) -> list[tuple[Detection, D
     return pairs
 
 
-def _between(a: list[Detection], b: list[Detection], share: float) -> list[Detection] | None:
-    pairs = _partners(a, b)
-    if pairs is None:
-        return None
-    mixed = [((1 - share) * _values(x) + share * _values(y), min(x.score, y.score)) for x, y in pairs]
+def _around(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """The smallest box (4,) around two."""
+    return np.concatenate([np.minimum(a[:2], b[:2]), np.maximum(a[2:], b[2:])])
+
+
+def _between(a: list[Detection], b: list[Detection], share: float) -> list[Detection]:
+    """Faces on the straight line between those of `a` and `b`, which are the same."""
+    mixed = [((1 - share) * _values(x) + share * _values(y), min(x.score, y.score)) for x, y in _partners(a, b)]
     return [Detection(values[:4], score, values[4:].reshape(5, 2)) for values, score in mixed]
-
-
-def _agree(expected: list[Detection], found: list[Detection]) -> bool:
-    pairs = _partners(expected, found)
-    if pairs is None:
-        return False
-    for a, b in pairs:
-        size = max(b.box[2] - b.box[0], b.box[3] - b.box[1])
-        if np.abs(_values(a) - _values(b)).max() > EVEN * size:
-            return False
-    return True

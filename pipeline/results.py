@@ -3,6 +3,7 @@
 import json
 import tempfile
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from pipeline.common import timing
@@ -13,13 +14,13 @@ from pipeline.tracking import local, store, versions
 def summary(places: Places) -> str:
     """What the road made, as text for the terminal: scores, pictures, the version, and the next commands.
 
-    Raises FileNotFoundError if the road has not been run to its end.
+    Raises FileNotFoundError if the road has not been run to its end, ValueError if a report is damaged.
     """
     registered_path, metrics_path = places.reports / "registered.json", places.reports / "metrics.json"
     for path in (registered_path, metrics_path):
         if not path.is_file():
             raise FileNotFoundError(f"{path} is missing: run `make repro` first")
-    registered, metrics = json.loads(registered_path.read_text()), json.loads(metrics_path.read_text())
+    registered, metrics = _read(registered_path), _read(metrics_path)
     pictures = sorted((places.reports / "samples").glob("*.png"))
     name, version = registered["name"], registered["version"]
     lines = ["", "Scores on held-out identities (reports/metrics.json, reports/vs_paper.csv)"]
@@ -39,6 +40,13 @@ def summary(places: Places) -> str:
         "  make retrain                                           fetch, reproduce, gate, promote",
     ]
     return "\n".join(lines)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}): remove it and run dvc repro") from None
 
 
 def faults(name: str, weights: str, places: Places) -> list[str]:
@@ -79,5 +87,5 @@ def comparison(exam: str, metrics: Mapping[str, Any]) -> list[str]:
 if __name__ == "__main__":
     try:
         print(summary(Places()))
-    except FileNotFoundError as error:
+    except (FileNotFoundError, ValueError) as error:
         raise SystemExit(f"error: {error}") from None

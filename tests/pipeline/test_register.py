@@ -275,6 +275,14 @@ def test_summary_says_what_to_look_at_next(registered, registry_home, tmp_path):
     assert "does not have it: dvc repro --force --single-item register" in summary(Places(tmp_path))
 
 
+def test_a_damaged_report_is_named(tmp_path):
+    (tmp_path / "reports").mkdir()
+    for name in ("registered", "metrics"):
+        (tmp_path / f"reports/{name}.json").write_text("<<<<<<< HEAD")
+    with pytest.raises(ValueError, match=r"registered\.json is damaged .* dvc repro"):
+        summary(Places(tmp_path))
+
+
 def test_evaluation_digest_follows_the_test_data_only(tmp_path):
     params = settings.load(ROOT / "params.yaml")
     places = Places(tmp_path)

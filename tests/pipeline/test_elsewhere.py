@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 from drawn_videos import GreenDetector
-from test_crop import ONE, PARAMS, SIZE, VIDEOS, WHOLE, contents, lay_out
+from small_crops import ONE, PARAMS, SIZE, VIDEOS, WHOLE, contents, lay_out
 
 from pipeline.common import bucket
 from pipeline.common.files import sha256

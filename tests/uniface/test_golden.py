@@ -81,11 +81,10 @@ def discriminator_arrays(target: torch.Tensor, fake: torch.Tensor) -> dict[str, 
     # zero on some processors, and each of these moves the gradient of its patch by some thousandths.
     real = target.double().requires_grad_()
     logits = model.double()(real)
-    found["disc.r1_grad"] = torch.autograd.grad(logits.sum(), real, retain_graph=True)[0]
+    found["disc.logits_target"] = logits.detach()
+    real.register_hook(lambda slope: found.update({"disc.r1_grad": slope.detach()}))  # what the penalty squares
     found["disc.r1_penalty"] = losses.gradient_penalty(logits, real).detach().reshape(1)
     model.float()
-    with torch.no_grad():
-        found["disc.logits_target"] = model(target)
     recorded(model, {"blocks.5": "disc.features4", "final": "disc.final_conv"}, found)
     with torch.no_grad():
         found["disc.logits_fake"] = model(fake)

@@ -162,7 +162,6 @@ class TrainConfig:
     half_until: int  # so many iterations at half of the size, but for the attribute embedder: a third of the work
     adversarial_from: int  # iteration from which the discriminator and L_adv take part
     perceptual_same: bool  # L_p only where L_rec counts too; Eq. 9: everywhere
-    identity_share: float  # of a batch's samples, those that L_id looks at; the paper: all
     contextual_maps: tuple[int, ...]  # which maps of the perceptual net L_ctx compares
     # what L_id's recogniser sees: the fixed crop (released code), or the face aligned by the detector's points
     identity_crop: Literal["fixed", "aligned"]
@@ -180,7 +179,7 @@ class TrainConfig:
             scalar_lr=(0, None), warm_up=(0, None), decay_from=share, ema=share, r1_weight=(0, None), r1_every=some,
             gradient_clip=(0, None), skip_from=(0, None), adversarial_from=(0, None), max_bad_steps=some,
             log_every=some, sample_every=some, checkpoint_every=some, target_candidates=some, face_weight=some,
-            foreign_drivers=share, foreign_from=(0, None), half_until=(0, None), identity_share=(1e-6, 1),
+            foreign_drivers=share, foreign_from=(0, None), half_until=(0, None),
         )  # fmt: skip
         if any(not 0 <= beta < 1 for beta in self.betas):
             wrong["betas"] = f"{list(self.betas)}: each from 0 to below 1"

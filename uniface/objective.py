@@ -1,6 +1,5 @@
 """The generator's objective, Eq. 7: which losses count and which frozen networks they look through."""
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -42,7 +41,7 @@ class Objective:
         nets.require(config)
         self.weights, self.contextual_maps = config.weights, config.contextual_maps
         self.perceptual_same = config.perceptual_same
-        self.face_weight, self.identity_share = config.face_weight, config.identity_share
+        self.face_weight = config.face_weight
         self.aligned = config.identity_crop == "aligned"
         placed = (nets.recogniser, nets.perceptual, nets.contextual or nets.perceptual)
         self.recogniser, self.perceptual, self.contextual = (
@@ -67,10 +66,9 @@ class Objective:
                 maps, wanted = _through(self.contextual, fake, target)
             values["contextual"] = sum(losses.contextual(maps[i], wanted[i]) for i in self.contextual_maps)
         if weights.identity:
-            some = math.ceil(self.identity_share * len(fake))  # a batch is drawn at random: so are its first
             # the generated face lies where the target's does
-            points = [(batch[f"{name}_points"][:some],) for name in ("target", "source")] if self.aligned else [(), ()]
-            found, wanted = _through(self.recogniser, fake[:some], batch["source"][:some], *points)
+            points = [(batch[f"{name}_points"],) for name in ("target", "source")] if self.aligned else [(), ()]
+            found, wanted = _through(self.recogniser, fake, batch["source"], *points)
             values["identity"] = losses.identity(wanted, found)
         if weights.absolute:
             values["absolute"] = losses.absolute(fake, target, same, where)

@@ -46,7 +46,6 @@ CONFIG = TrainConfig(
     half_until=0,
     adversarial_from=0,
     perceptual_same=False,
-    identity_share=1.0,
     contextual_maps=(0,),
     identity_crop="fixed",
     amp=False,

@@ -87,20 +87,6 @@ def test_a_loss_without_its_net_is_refused():
         Trainer("swapping", Small(), Critic(), LossNets(), CONFIG)
 
 
-def test_identity_looks_at_a_share_of_the_batch():
-    batch = next(batches())
-    fake = torch.rand(4, 3, SIZE, SIZE).requires_grad_()
-    found = {}
-    for share in (1.0, 0.5):
-        objective = trainer(dataclasses.replace(CONFIG, identity_share=share)).objective
-        found[share] = objective(batch, fake)["identity"]
-        (where,) = torch.autograd.grad(found[share], fake)
-        assert where.flatten(1).any(1).tolist() == [True, True, share == 1, share == 1]
-    half = {name: value[:2] for name, value in batch.items()}
-    whole = trainer().objective(half, fake[:2])["identity"]
-    torch.testing.assert_close(found[0.5], whole)
-
-
 def test_rates_rise_stay_and_fall():
     config = dataclasses.replace(CONFIG, iterations=100, warm_up=10, decay_from=0.5)
     factors = [rate_factor(step, config) for step in (0, 9, 30, 50, 75, 99)]

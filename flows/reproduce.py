@@ -3,6 +3,7 @@
 No server is needed: Prefect brings up its own for the length of the run. With PREFECT_API_URL it reports there.
 """
 
+import logging
 import sys
 import time
 
@@ -13,6 +14,19 @@ from pipeline.common.orphans import end_with_us
 from pipeline.common.repro import Busy, StageFailed, only_one, reproduce, stages
 
 TEMPORARY_SERVER = "prefect.server.api.server:create_app"  # in its command line
+EXPECTED = (StageFailed, Busy, ValueError, OSError)
+"""Errors whose one sentence says what is wrong and what to do."""
+
+
+def without_tracebacks(record: logging.LogRecord) -> bool:
+    """Prefect logs every failure of a run with its traceback; an expected one keeps its sentence alone."""
+    if record.exc_info and isinstance(record.exc_info[1], EXPECTED):
+        record.exc_info = record.exc_text = None
+    return True
+
+
+for logger in ("prefect.flow_runs", "prefect.task_runs"):
+    logging.getLogger(logger).addFilter(without_tracebacks)
 
 
 def only_if_busy(task, run, state) -> bool:
@@ -42,7 +56,7 @@ def main() -> None:
     end_with_us(TEMPORARY_SERVER)
     try:
         reproduce_all()
-    except (StageFailed, Busy, ValueError, OSError) as error:
+    except EXPECTED as error:
         raise SystemExit(f"error: {error}") from None
 
 

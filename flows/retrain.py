@@ -11,11 +11,11 @@ from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
 
 from flows.promote import gate
-from flows.reproduce import TEMPORARY_SERVER, only_if_busy, stage
+from flows.reproduce import EXPECTED, TEMPORARY_SERVER, only_if_busy, stage
 from pipeline import params as settings
 from pipeline.common.notify import notify, retraining
 from pipeline.common.orphans import end_with_us
-from pipeline.common.repro import Busy, StageFailed, fetch, only_one, stages
+from pipeline.common.repro import fetch, only_one, stages
 
 
 @task(name="fetch", retries=20, retry_delay_seconds=15, retry_condition_fn=only_if_busy)
@@ -56,7 +56,7 @@ def main() -> int:
     end_with_us(TEMPORARY_SERVER)
     try:
         retrain()
-    except (StageFailed, Busy, ValueError, OSError) as error:
+    except EXPECTED as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

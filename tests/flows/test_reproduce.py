@@ -1,5 +1,6 @@
 """`python -m flows.reproduce` with no server: what `dvc repro` does, and a failing stage by its name."""
 
+import logging
 import subprocess
 import sys
 import time
@@ -8,7 +9,7 @@ import psutil
 import pytest
 from small_project import environment, make_project, run
 
-from flows.reproduce import TEMPORARY_SERVER, only_if_busy
+from flows.reproduce import TEMPORARY_SERVER, only_if_busy, without_tracebacks
 from pipeline.common.repro import Busy, StageFailed
 
 
@@ -28,6 +29,13 @@ def test_only_a_busy_lock_is_retried():
     assert not only_if_busy(None, None, State(StageFailed("stage crop failed")))
 
 
+def test_an_expected_failure_is_logged_without_its_traceback():
+    for error, kept in ((StageFailed("stage crop failed"), False), (ZeroDivisionError(), True)):
+        record = logging.LogRecord("", logging.ERROR, "", 0, "failed", (), (type(error), error, None))
+        assert without_tracebacks(record)
+        assert bool(record.exc_info) is kept
+
+
 @pytest.mark.slow
 def test_without_a_server_every_stage_then_a_failing_one(tmp_path):
     project = make_project(tmp_path / "project", quality=20.0)
@@ -40,7 +48,7 @@ def test_without_a_server_every_stage_then_a_failing_one(tmp_path):
     done = run(project, "flows.reproduce")
     assert done.returncode == 1
     assert "Task run 'one' - hello" in done.stdout and "no face" in done.stdout
-    assert "error: stage crop failed" in done.stdout
+    assert "error: stage crop failed" in done.stdout and "Traceback" not in done.stdout
     assert not (project / "after.txt").exists()
 
 

@@ -158,8 +158,9 @@ def test_what_keeps_us_out_is_one_sentence(machines):
         settings = {"UNIFACE_CROP_WORKERS": "2"} | CLUSTER | more
         done = machines.run("A", "project", sys.executable, "-c", JOIN, **settings)
         assert done.returncode == 1 and time.monotonic() - began < 300, done.stdout  # with a busy machine's imports
-        (line,) = done.stdout.strip().splitlines()
-        return line
+        said = done.stdout.strip()
+        assert said and "\n" not in said, said
+        return said
 
     said = refused(RAY_AUTH_TOKEN="cd" * 32)
     assert "refuses us" in said or "lets nobody in" in said

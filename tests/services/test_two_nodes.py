@@ -133,7 +133,8 @@ def test_two_projects_on_one_cluster_and_in_one_bucket_do_not_mix(machines, tmp_
     first = machines.folder / "A" / "project"
     for name in ("pipeline.weights", "pipeline.download", "pipeline.crop"):
         stage(machines, name, UNIFACE_CROP_WORKERS="2", **CLUSTER)
-    change_params(first, {"train_reenactment": {"iterations": EVERY, "checkpoint_every": EVERY // 2}})
+    each = EVERY // 2
+    change_params(first, {"train_reenactment": {"iterations": EVERY, "checkpoint_every": each, "log_every": each}})
     second = first.with_name("second")
     shutil.copytree(first, second, symlinks=True, ignore=lambda folder, names: {"work"} & {*names})
     before = {key.split("/")[2] for key in machines.keys("bucket", "project/runs/")}

@@ -137,7 +137,11 @@ def test_two_projects_on_one_cluster_and_in_one_bucket_do_not_mix(machines, tmp_
     change_params(first, {"train_reenactment": {"iterations": EVERY, "checkpoint_every": each, "log_every": each}})
     second = first.with_name("second")
     shutil.copytree(first, second, symlinks=True, ignore=lambda folder, names: {"work"} & {*names})
-    before = {key.split("/")[2] for key in machines.keys("bucket", "project/runs/")}
+
+    def there() -> set[str]:
+        return {key.split("/")[2] for key in machines.keys("bucket", "project/runs/")} - {""}  # the folder itself
+
+    before = there()
     logs = {project: tmp_path / f"{project.name}.txt" for project in (first, second)}
     processes = [
         machines.begin("A", project.name, log, sys.executable, "-m", "pipeline.train", "reenactment", **CLUSTER)
@@ -145,7 +149,7 @@ def test_two_projects_on_one_cluster_and_in_one_bucket_do_not_mix(machines, tmp_
     ]
     for process, log in zip(processes, logs.values(), strict=True):
         assert process.wait(2400) == 0, log.read_text()[-4000:]
-    runs = {key.split("/")[2] for key in machines.keys("bucket", "project/runs/")} - before
+    runs = there() - before
     names = {(project / "work" / "project-id.txt").read_text() for project in logs}
     assert len(names) == len(runs) == 2 and {run.rpartition("-")[2] for run in runs} == names
     models = [project / "models" / "reenactment.safetensors" for project in logs]
@@ -166,7 +170,7 @@ def test_what_keeps_us_out_is_one_sentence(machines):
     said = refused(RAY_AUTH_TOKEN="cd" * 32)
     assert "does not let us in" in said or "refuses us" in said or "lets nobody in" in said
     assert "does not answer" in refused(RAY_ADDRESS="127.0.0.1:9")
-    assert "has room for" in refused(UNIFACE_WORKERS="64")
+    assert "has room for" in refused(UNIFACE_CPUS_PER_WORKER="64")
 
 
 JOIN = """

@@ -33,7 +33,6 @@ from benchmarks.tables import write_between_marks
 from pipeline.common.files import write_json
 
 RESULTS = Path("docs/results.md")
-MARKS = "benchmarks/first_run.py"
 BEFORE = "DVC, start"  # what is counted before the first stage and after the last one
 STAGE = re.compile(r"Running stage '(\w+)'")
 LOOK_EVERY = 0.25  # seconds
@@ -241,7 +240,7 @@ def main() -> None:
             found[commit][seed] = run
     print(table(found))
     if not changes:
-        write_between_marks(root / RESULTS, MARKS, table(found))
+        write_between_marks(root / RESULTS, "benchmarks/first_run.py", table(found))
 
 
 if __name__ == "__main__":

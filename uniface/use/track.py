@@ -93,7 +93,8 @@ class Tracker:
     def _fill(self, window: list[np.ndarray], found: dict[int, list[Detection]], low: int, high: int) -> None:
         if high - low < 2:
             return
-        if not found[low] or _partners(found[low], found[high]) is None:
+        pairs = _partners(found[low], found[high])
+        if not pairs:
             middle = (low + high) // 2
             found[middle] = self._search(window[middle])
             if not (found[low] or found[middle] or found[high]):
@@ -102,9 +103,9 @@ class Tracker:
             self._fill(window, found, low, middle)
             self._fill(window, found, middle, high)
             return
-        regions = [_around(a.box, b.box) for a, b in _partners(found[low], found[high])]
+        regions = [_around(a.box, b.box) for a, b in pairs]
         for index in range(low + 1, high):
-            expected = _between(found[low], found[high], (index - low) / (high - low))
+            expected = _between(pairs, (index - low) / (high - low))
             near = self.detect(window[index], regions)
             found[index] = self._search(window[index]) if _partners(expected, near) is None else near
 
@@ -211,7 +212,7 @@ def _around(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.concatenate([np.minimum(a[:2], b[:2]), np.maximum(a[2:], b[2:])])
 
 
-def _between(a: list[Detection], b: list[Detection], share: float) -> list[Detection]:
-    """Faces on the straight line between those of `a` and `b`, which are the same."""
-    mixed = [((1 - share) * _values(x) + share * _values(y), min(x.score, y.score)) for x, y in _partners(a, b)]
+def _between(pairs: list[tuple[Detection, Detection]], share: float) -> list[Detection]:
+    """Faces on the straight line between the two of each pair."""
+    mixed = [((1 - share) * _values(x) + share * _values(y), min(x.score, y.score)) for x, y in pairs]
     return [Detection(values[:4], score, values[4:].reshape(5, 2)) for values, score in mixed]

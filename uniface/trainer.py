@@ -33,8 +33,9 @@ class Trainer:
     """Networks, optimisers and the averaged weights of one stage, and what one iteration does with them.
 
     Without the loss `adversarial` no discriminator is trained. The optimisers are Adam (Sec. 4.1), but for the model's
-    matrices with `muon`; the discriminator's is adjusted for its lazy penalty as StyleGAN2 does. `persons`: how many the training data show, for the loss
-    `person`; batches then say `person`, `(B,)` from 0, and their classifier learns with the generator, as its parts do.
+    matrices with `muon`; the discriminator's is adjusted for its lazy penalty as StyleGAN2 does. `persons`: how many
+    the training data show, for the loss `person`; batches then say `person`, `(B,)` from 0, and their classifier learns
+    with the generator, as its parts do.
     """
 
     def __init__(

@@ -9,6 +9,7 @@ MOMENTUM = 0.95
 LEAST = 16  # rows and columns; a picture's three colours or the FDF's two directions have nothing to balance
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic whose repetition drives singular values to about 1
 REPETITIONS = 5
+SIZE = 0.4  # root mean square of a step, in units of lr: about that of Adam with first moments of .5
 
 
 def is_matrix(weight: Tensor) -> bool:
@@ -31,8 +32,8 @@ def orthogonalised(matrix: Tensor) -> Tensor:
 class Muon(torch.optim.Optimizer):
     """The momentum's matrix, orthogonalised (K. Jordan et al., Muon, 2024). Not in the paper, which has Adam.
 
-    A step changes a weight by `lr` times .2 in the root mean square, which is about what Adam does: the same `lr`
-    serves both (Liu et al., Muon is scalable for LLM training, 2025, Sec. 2.2). Kernels `(out, in, height, width)` are
+    A step changes a weight by a fixed share of `lr` in the root mean square, about what Adam does, so that the same
+    `lr` serves both (as in Liu et al., Muon is scalable for LLM training, 2025, Sec. 2.2). Kernels `(out, in, height, width)` are
     matrices `(out, height x width x in)`. PyTorch's own Muon takes no kernels, and computes in bfloat16, which most
     processors only emulate.
     """
@@ -53,5 +54,5 @@ class Muon(torch.optim.Optimizer):
                 momentum = state["momentum"].lerp_(weight.grad, 1 - MOMENTUM)
                 ahead = weight.grad.lerp(momentum, MOMENTUM).movedim(1, -1)  # Nesterov; channels_last: a view
                 matrix = ahead.flatten(1)
-                rate = 0.2 * max(matrix.shape) ** 0.5 * group["lr"]
+                rate = SIZE * max(matrix.shape) ** 0.5 * group["lr"]
                 weight.sub_(orthogonalised(matrix).view(ahead.shape).movedim(-1, 1), alpha=rate)

@@ -144,6 +144,7 @@ class TrainConfig:
     weights: LossWeights
     lr: float
     betas: tuple[float, float]  # of Adam
+    muon: bool  # the model's matrices by Muon (uniface/muon.py) instead of Adam
     attribute_lr: float  # times lr, for the attribute embedder
     scalar_lr: float  # times lr, for IdT's alpha, temperature and locality: plain numbers among equalised weights
     warm_up: int  # iterations over which lr rises linearly

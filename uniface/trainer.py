@@ -3,8 +3,9 @@
 import copy
 import math
 import pickle
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -14,6 +15,7 @@ from torch import nn
 from uniface import losses
 from uniface.config import TASKS, Task, TrainConfig
 from uniface.files import atomic_write
+from uniface.muon import Muon, is_matrix
 from uniface.objective import Batch, LossNets, Objective, Values
 from uniface.persons import PersonClassifier, reverse_gradient
 
@@ -30,9 +32,10 @@ class Generated(NamedTuple):
 class Trainer:
     """Networks, optimisers and the averaged weights of one stage, and what one iteration does with them.
 
-    Without the loss `adversarial` no discriminator is trained. The optimisers are Adam (Sec. 4.1); the discriminator's
-    is adjusted for its lazy penalty as StyleGAN2 does. `persons`: how many the training data show, for the loss
-    `person`; batches then say `person`, `(B,)` from 0, and their classifier learns with the generator, as its parts do.
+    Without the loss `adversarial` no discriminator is trained. The optimisers are Adam (Sec. 4.1), but for the model's
+    matrices with `muon`; the discriminator's is adjusted for its lazy penalty as StyleGAN2 does. `persons`: how many
+    the training data show, for the loss `person`; batches then say `person`, `(B,)` from 0, and their classifier learns
+    with the generator, as its parts do.
     """
 
     def __init__(
@@ -71,7 +74,9 @@ class Trainer:
         ]
         lazy = config.r1_every / (config.r1_every + 1)  # StyleGAN2, Appendix B
         adversary = [{"params": list(self.discriminator.parameters()), "scale": lazy}]
-        self.optimiser = torch.optim.Adam(groups, config.lr, config.betas, fused=True)
+        self.muon = Muon(_only(groups, is_matrix), config.lr) if config.muon else None
+        rest = _only(groups, lambda weight: not is_matrix(weight)) if config.muon else groups
+        self.optimiser = torch.optim.Adam(rest, config.lr, config.betas, fused=True)
         self.adversary = torch.optim.Adam(adversary, config.lr, tuple(b**lazy for b in config.betas), fused=True)
         self._generate = torch.compile(self.model) if config.compile else self.model
         self._discriminate = torch.compile(self.discriminator) if config.compile else self.discriminator
@@ -156,7 +161,7 @@ class Trainer:
                 loss = losses.discriminator(self._discriminate(part[real_name]), self._discriminate(fake)) / len(parts)
             loss.backward()
             values["discriminator"] += loss.detach()
-        self._update(self.adversary, values)
+        self._update([self.adversary], values)
         if self.config.r1_weight and self.step % self.config.r1_every == 0:
             penalties = {"r1": torch.zeros((), device=self.device)}
             for part in parts:
@@ -164,7 +169,7 @@ class Trainer:
                 penalty = losses.gradient_penalty(self.discriminator(real), real) / len(parts)
                 (penalty * (0.5 * self.config.r1_weight * self.config.r1_every)).backward()
                 penalties["r1"] += penalty.detach()
-            self._update(self.adversary, penalties)
+            self._update([self.adversary], penalties)
             values |= penalties
         return values
 
@@ -188,7 +193,7 @@ class Trainer:
             loss.backward()
             for name, value in values.items():
                 total[name] = total.get(name, 0) + value.detach() / len(parts)
-        self._update(self.optimiser, total)
+        self._update([self.optimiser] if self.muon is None else [self.optimiser, self.muon], total)
         return total
 
     def _cycle(self, part: Batch, fake: torch.Tensor) -> torch.Tensor:
@@ -211,8 +216,9 @@ class Trainer:
 
     def _set_rates(self) -> None:
         rate = self.config.lr * rate_factor(self.step, self.config)
-        for group in self.optimiser.param_groups + self.adversary.param_groups:
-            group["lr"] = rate * group["scale"]
+        for optimiser in filter(None, (self.optimiser, self.muon, self.adversary)):
+            for group in optimiser.param_groups:
+                group["lr"] = rate * group["scale"]
 
     def _set_path(self) -> None:
         """The skip connection stays closed until `skip_from`: or swapping copies the target before IdT has learnt. The
@@ -221,20 +227,23 @@ class Trainer:
             net.skip_enabled = self.step >= self.config.skip_from
             net.half_size = self.step < self.config.half_until
 
-    def _update(self, optimiser: torch.optim.Optimizer, values: Values) -> None:
+    def _update(self, optimisers: list[torch.optim.Optimizer], values: Values) -> None:
         """Average gradients over the processes and step; leave the step out if the gradient is not finite.
 
         The averaged gradient is the same everywhere, so all processes decide alike.
         """
-        parameters = [p for group in optimiser.param_groups for p in group["params"] if p.grad is not None]
+        groups = [group for optimiser in optimisers for group in optimiser.param_groups]
+        parameters = [p for group in groups for p in group["params"] if p.grad is not None]
         average_over_processes([p.grad for p in parameters])
         norm = nn.utils.clip_grad_norm_(parameters, self.config.gradient_clip or math.inf)
         if torch.isfinite(norm):
-            optimiser.step()
+            for optimiser in optimisers:
+                optimiser.step()
         else:
             names = [name for name, value in values.items() if not torch.isfinite(value)]
             self._bad += names or [f"the gradient of {', '.join(values)}"]
-        optimiser.zero_grad(set_to_none=True)
+        for optimiser in optimisers:
+            optimiser.zero_grad(set_to_none=True)
 
     def _count_bad(self) -> None:
         """Count an iteration with a left-out update; stop after too many in a row."""
@@ -273,7 +282,11 @@ class Trainer:
             "discriminator": self.discriminator.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "adversary": self.adversary.state_dict(),
-        } | ({} if self.classifier is None else {"classifier": self.classifier.state_dict()})
+        } | {name: part.state_dict() for name, part in self._further().items()}
+
+    def _further(self) -> dict[str, Any]:
+        """Parts of the state that only some settings have, by name."""
+        return {name: part for name in ("classifier", "muon") if (part := getattr(self, name)) is not None}
 
     def save(self, path: str | Path) -> None:
         """Write the state, atomically."""
@@ -296,8 +309,7 @@ class Trainer:
             raise ValueError(f"{path} is not a training checkpoint of this project (format {FORMAT})")
         if state["task"] != self.task:
             raise ValueError(f"{path} belongs to the task {state['task']}, not {self.task}")
-        parts = ["model", "average", "discriminator", "optimiser", "adversary"]
-        parts += [] if self.classifier is None else ["classifier"]
+        parts = ["model", "average", "discriminator", "optimiser", "adversary", *self._further()]
         try:
             for name in parts:
                 getattr(self, name).load_state_dict(state[name])
@@ -305,6 +317,11 @@ class Trainer:
             raise ValueError(f"{path} belongs to another configuration of the model: {error}") from error
         self.step, self.skipped, self.bad_in_a_row = state["step"], state["skipped"], state["bad_in_a_row"]
         self.curve = state["curve"]
+
+
+def _only(groups: list[dict], wanted: Callable[[torch.Tensor], bool]) -> list[dict]:
+    """The groups of parameters with the wanted ones only."""
+    return [group | {"params": [p for p in group["params"] if wanted(p)]} for group in groups]
 
 
 def rate_factor(step: int, config: TrainConfig) -> float:

@@ -29,6 +29,7 @@ CONFIG = TrainConfig(
     weights=WEIGHTS,
     lr=2e-3,
     betas=(0.0, 0.99),
+    muon=False,
     attribute_lr=0.1,
     scalar_lr=0.5,
     warm_up=3,

@@ -12,13 +12,15 @@ from uniface import train as loop
 from uniface.trainer import FORMAT, Trainer
 
 
-@pytest.mark.parametrize("stop", [2, 6])
-def test_resume_is_bit_exact(tmp_path, stop):
-    """Weights, averaged weights, both optimisers, counters and the curve."""
-    whole = trainer()
+@pytest.mark.parametrize(("stop", "muon"), [(2, False), (6, False), (6, True)])
+def test_resume_is_bit_exact(tmp_path, monkeypatch, stop, muon):
+    """Weights, averaged weights, all optimisers, counters and the curve."""
+    monkeypatch.setattr("uniface.muon.LEAST", 3)  # the nets are small
+    config = dataclasses.replace(CONFIG, muon=muon)
+    whole = trainer(config)
     loop.train(whole, batches())
 
-    first = trainer()
+    first = trainer(config)
     path = tmp_path / "state.pt"
 
     class Killed(Exception):
@@ -32,7 +34,7 @@ def test_resume_is_bit_exact(tmp_path, stop):
     with pytest.raises(Killed):
         loop.train(first, batches(), on_checkpoint=checkpoint)
     torch.manual_seed(99)  # a new process has other random numbers
-    second = Trainer("swapping", Small(), Critic(), frozen(), CONFIG)
+    second = Trainer("swapping", Small(), Critic(), frozen(), config)
     second.load(path)
     assert second.step == stop
     loop.train(second, batches(start=stop))

@@ -1,6 +1,7 @@
 """What is behind and below the head: back hair, neck and torso, as layers in head units, lit once per video."""
 
 import math
+from copy import copy
 from dataclasses import dataclass
 
 import cv2
@@ -23,6 +24,13 @@ class Body:
         bottom = max(2.6, below / unit + 0.3)
         self.back_hair = self._back_hair() if look.style in BACK_HAIR else None
         self.torso = self._torso(bottom)
+
+    def with_face(self, face: Face) -> "Body":
+        """The same below another face: the torso is shared."""
+        other = copy(self)
+        other.face = face
+        other.back_hair = None if self.back_hair is None else other._back_hair()
+        return other
 
     def _axes(self, half_width: float, top: float, bottom: float) -> tuple[np.ndarray, np.ndarray]:
         """Head units of a layer's pixels, a row and a column."""

@@ -10,6 +10,8 @@ from pipeline.sample.drawing.head import Head
 from pipeline.sample.drawing.identity import Attributes
 from pipeline.sample.drawing.maps import bump, clip, mix, planes, ridge, smoothstep
 
+EXPRESSION = ("mouth", "smile", "blink", "gaze_x", "gaze_y", "brow", "pucker")
+"""The attributes that move something in a face; pose, place and scale move it as a whole."""
 JAW_DROP = 0.16  # head units of the map at mouth = 1
 LASH_COLOUR, PUPIL_COLOUR, GLINT_COLOUR = (22, 16, 16), (9, 8, 9), (255, 255, 255)
 MOUTH_COLOUR, TONGUE_COLOUR, TOOTH_COLOUR, EYE_WHITE = (62, 22, 24), (168, 84, 84), (226, 220, 206), (236, 226, 219)
@@ -27,7 +29,7 @@ class Animated:
 
 
 def animate(head: Head, attributes: Attributes) -> Animated:
-    """The maps of `head` with the expression of `attributes` (pose, place and scale play no part here)."""
+    """The maps of `head` with the `EXPRESSION` of `attributes`."""
     maps = _drop_jaw(head, attributes)
     if attributes.smile > 0:
         _lift_cheeks(head, attributes, maps)
@@ -87,14 +89,10 @@ def _draw_brow(head: Head, attributes: Attributes, maps: Animated, window: tuple
     face = head.face
     x = (u - face.eye_x) / face.brow_width
     centre = face.eye_y - face.brow_height - 0.07 * attributes.brow - face.brow_arch * (1 - (x - 0.3) ** 2)
-    centre = (
-        centre + face.brow_tilt * x * 0.15 - 0.04 * min(attributes.brow, 0) * x + 0.05 * clip(x - 0.3, 0, 1) ** 2
-    )
+    centre = centre + face.brow_tilt * x * 0.15 - 0.04 * min(attributes.brow, 0) * x + 0.05 * clip(x - 0.3, 0, 1) ** 2
     thickness = face.brow_thickness * clip(1.05 - 0.55 * clip(x, -1, 1.2), 0.1, 2) * 0.8
     cover = clip(1 - ((v - centre) / thickness) ** 2, 0, 1) ** 0.7
-    cover *= (
-        smoothstep(-1.15, -0.55, x) * smoothstep(1.1, 0.6, x) * clip(0.85 + 0.22 * head.strand[window], 0.3, 1.15)
-    )
+    cover *= smoothstep(-1.15, -0.55, x) * smoothstep(1.1, 0.6, x) * clip(0.85 + 0.22 * head.strand[window], 0.3, 1.15)
     opacity = clip(cover * face.brow_opacity, 0, 0.96)
     maps.albedo[:, *window] = mix(maps.albedo[:, *window], planes(face.brow_colour), opacity)
     maps.radius[window] += 0.012 * cover

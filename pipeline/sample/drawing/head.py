@@ -15,7 +15,6 @@ from pipeline.sample.drawing.maps import (
     HALF_RANGE,
     bump,
     clip,
-    colour,
     direction,
     mix,
     noise,
@@ -129,7 +128,9 @@ class Head:
             r[window] -= (0.010 + 0.018 * face.age) * fold
             raised(-(0.004 + 0.012 * face.age), side * (eye_x - 0.03), eye_y + 0.135, 0.10, 0.02)  # bags
             raised(-0.05 * (1 - face.cheek * 6), side * 0.62, mouth_y - 0.02, 0.13, 0.2)  # hollow cheek
-        window = self.around(-1.35 * REACH * face.nose_width, 1.35 * REACH * face.nose_width, eye_y - 0.2, nose_y + 0.15)
+        window = self.around(
+            -1.35 * REACH * face.nose_width, 1.35 * REACH * face.nose_width, eye_y - 0.2, nose_y + 0.15
+        )
         u, v = self.coordinates(window)
         rise = clip((v - eye_y + 0.04) / (face.nose_length + 0.04), 0, 1) ** 1.3
         profile = face.nose_bridge + (face.nose_height - face.nose_bridge) * rise

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 
 from pipeline.sample.drawing.look import Scene, hsv
-from pipeline.sample.drawing.maps import clip, colour, noise
+from pipeline.sample.drawing.maps import clip, colour, noise, spread
 
 VIEW = np.array([0, 0, 1], np.float32)
 SKIN_WRAP = np.array([0.32, 0.20, 0.15], np.float32)  # light bleeds past the terminator, red most
@@ -97,7 +97,8 @@ def draw_background(scene: Scene, size: tuple[int, int]) -> np.ndarray:
             paint = tone(rng.uniform(-30, 30), rng.uniform(-20, 40), rng.uniform(-80, 60))
             cv2.rectangle(picture, (int(left), int(top)), (int(right), int(bottom)), paint, -1)
         picture = cv2.GaussianBlur(picture, (0, 0), m * 0.012)
-    picture *= (1 + 0.06 * noise(rng, m, 3, 4) * (1.6 if scene.background == 3 else 0.7))[..., None]
     top, left = (m - h) // 2, (m - w) // 2
+    shown = slice(top, top + h), slice(left, left + w)
+    clouds = 1 + 0.06 * noise(rng, m, 3, 4)[shown] * (1.6 if scene.background == 3 else 0.7)
     light = Light.of(scene)
-    return picture[top : top + h, left : left + w] * (light.ambient * 0.75 + light.key * 0.40)
+    return picture[shown] * spread(clouds) * (light.ambient * 0.75 + light.key * 0.40)

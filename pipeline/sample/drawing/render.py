@@ -1,6 +1,7 @@
 """Draws frames of one (face, look, scene): animate the maps, shade them, cast rays, lay the head over the body."""
 
 import math
+from copy import copy
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -8,7 +9,7 @@ import cv2
 import numpy as np
 
 from pipeline.sample.drawing.body import Body
-from pipeline.sample.drawing.features import JAW_DROP, Animated, animate
+from pipeline.sample.drawing.features import EXPRESSION, JAW_DROP, Animated, animate
 from pipeline.sample.drawing.head import Head
 from pipeline.sample.drawing.identity import Attributes, Face
 from pipeline.sample.drawing.light import FILM, VIEW, Light, draw_background, shade
@@ -41,8 +42,8 @@ class Pose:
 
 
 class Hits(NamedTuple):
-    """The pixels (rows, columns) of a picture around the head; for each (h, w) the texel seen there, as cv2.remap counts
-    them, and the head's share of the pixel; the window (rows, columns) of the maps that holds the texels of all."""
+    """The pixels (rows, columns) of a picture around the head; for each (h, w) the texel x, y that is seen there, as
+    cv2.remap counts them, and the head's share of the pixel; the window (rows, columns) of the maps they all lie in."""
 
     rows: slice
     columns: slice
@@ -79,7 +80,17 @@ class Renderer:
             raise ValueError(f"the background is {self.background.shape}, the picture ({h}, {w}, 3)")
         self.head = Head(face, look, n=int(np.clip(self.unit * 3.4, 128, 400)))
         self.body = Body(face, look, self.light, self.unit, below=h - self.centre[1])
-        self._last: tuple[Attributes, Animated] | None = None
+        self._last: tuple[list[float], Animated] | None = None
+
+    def with_face(self, face: Face) -> "Renderer":
+        """The same with another face: background, torso and hair are shared."""
+        if face == self.head.face:
+            return self
+        other = copy(self)
+        other.head = Head(face, self.head.look, self.head.n)
+        other.body = self.body.with_face(face)
+        other._last = None
+        return other
 
     def frame(self, attributes: Attributes, centre: tuple[float, float] | None = None) -> tuple[np.ndarray, np.ndarray]:
         """The picture (h, w, 3) uint8 RGB and its landmarks (5, 2) float32: eyes, nose tip, corners of the mouth, left
@@ -121,9 +132,10 @@ class Renderer:
         return self._project(maps.radius, maps.landmarks, pose, centre), box.astype(np.float32)
 
     def _animate(self, attributes: Attributes) -> Animated:
-        """The animated maps; remembered, since a frame is often drawn and measured."""
-        if self._last is None or self._last[0] != attributes:
-            self._last = attributes, animate(self.head, attributes)
+        """The animated maps; remembered, since a frame is often drawn and measured, or drawn in several poses."""
+        expression = [getattr(attributes, name) for name in EXPRESSION]
+        if self._last is None or self._last[0] != expression:
+            self._last = expression, animate(self.head, attributes)
         return self._last[1]
 
     def _project(self, radius: np.ndarray, uv: np.ndarray, pose: Pose, centre: tuple[float, float]) -> np.ndarray:
@@ -181,24 +193,40 @@ class Renderer:
 
         def march(ray: list[np.ndarray], t: np.ndarray, steps: int, slope: float, longest: float) -> tuple:
             """Bounded secant steps along the rays to |point| = radius(direction): t, least gap, texel columns, rows."""
-            gap, before, step = np.full(t.shape, 9, f32), None, None
+            gap, before, step, t = np.full(t.shape, 9, f32), None, None, t.copy()
             for _ in range(steps):
-                px, py, pz = (eye[i] + t * ray[i] for i in range(3))
-                g = np.sqrt(px * px + py * py + pz * pz)
-                stretch = np.sqrt(f32(2) / (np.maximum(g + pz, f32(0.02)) * g)) * texels
-                px *= stretch
-                py *= stretch
-                px += middle_texel
-                py += middle_texel
+                px, py, pz = (t * axis for axis in ray)
+                for point, start in zip((px, py, pz), eye, strict=True):
+                    point += start
+                # in place wherever it can be: new arrays cost as much as the arithmetic
+                g = px * px
+                g += py * py
+                g += np.square(pz)
+                np.sqrt(g, out=g)
+                stretch = pz
+                stretch += g
+                np.maximum(stretch, f32(0.02), out=stretch)
+                stretch *= g
+                np.divide(f32(2), stretch, out=stretch)
+                np.sqrt(stretch, out=stretch)
+                stretch *= texels
+                for point in (px, py):
+                    point *= stretch
+                    point += middle_texel
                 g -= cv2.remap(radius, px, py, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
                 np.minimum(gap, g, out=gap)
                 if before is None:
                     step = f32(0.8) * g
                 else:
-                    size = np.abs(step)
-                    step = g * size / np.maximum(np.abs(before - g), f32(slope) * size + f32(1e-6))
-                before, step = g, np.clip(step, f32(-0.03), f32(longest))
-                t = t + step
+                    size, change = np.abs(step), np.subtract(before, g, out=before)
+                    np.multiply(g, size, out=step)
+                    size *= f32(slope)
+                    size += f32(1e-6)
+                    step /= np.maximum(np.abs(change, out=change), size, out=change)
+                np.maximum(step, f32(-0.03), out=step)
+                np.minimum(step, f32(longest), out=step)
+                t += step
+                before = g
             return t, gap, px, py
 
         coarse = rays(slice(x0, x1, 2), slice(y0, y1, 2))

@@ -38,12 +38,15 @@ def looks_right(pictures: np.ndarray, pairs: Pairs) -> dict[str, "Tensor"]:
 
     Nearness is the squared error over the whole picture.
     """
+    import cv2
     import torch
 
     found = {}
     for metric, wrong in pairs.decoys.items():
-        shown, right = pictures[: len(wrong)].astype(np.float32), pairs.truth[: len(wrong)]
-        error, *errors = (np.square(shown - other).mean((1, 2, 3)) for other in (right, *wrong.swapaxes(0, 1)))
         found[metric] = torch.full((len(pictures),), torch.nan)
-        found[metric][: len(wrong)] = torch.from_numpy(error < np.min(errors, axis=0)).float()
+        for number, (shown, right, others) in enumerate(
+            zip(pictures[: len(wrong)], pairs.truth[: len(wrong)], wrong, strict=True)
+        ):
+            error, *errors = (cv2.norm(shown, other, cv2.NORM_L2SQR) for other in (right, *others))
+            found[metric][number] = error < min(errors)
     return found

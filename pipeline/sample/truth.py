@@ -21,6 +21,7 @@ from dataclasses import replace
 import cv2
 import numpy as np
 
+from pipeline.sample.drawing.features import EXPRESSION
 from pipeline.sample.drawing.identity import Attributes, Face
 from pipeline.sample.drawing.render import Renderer
 from pipeline.sample.world import World
@@ -31,7 +32,6 @@ MARGIN = 24  # pixels drawn around a crop, so that what its edge cuts through lo
 DECOYS = 4  # of a kind for each pair
 DECOY = 4  # kind of object, for their generators, beside those of `world`
 POSE = ("yaw", "pitch", "roll")
-EXPRESSION = ("mouth", "smile", "blink", "gaze_x", "gaze_y", "brow", "pucker")
 
 FrameRef = tuple[str, int, tuple[float, float, float, float]]
 """(video_id, frame, box): a crop. box is (left, top, right, bottom) in pixels of the video, cut as whole pixels."""
@@ -53,41 +53,45 @@ def swapped(world: World, source_image_id: str, target_image_id: str, image_size
 
     Look (skin tone, hair, clothes), scene and attributes stay the target's. swapped(x, x) is the portrait x itself.
     """
-    return _swap(world, target_image_id, image_size)(world.portrait(source_image_id).face)
+    face = world.portrait(source_image_id).face
+    return _swap(world, face, target_image_id, image_size)(face)
 
 
 def reenacted_decoys(world: World, source: FrameRef, target: FrameRef, image_size: int, draw: int) -> np.ndarray:
-    """Wrong answers, (3, DECOYS, image_size, image_size, 3) uint8 RGB: with other test persons' faces; with other
-    frames' expressions; with other frames' yaw, pitch and roll.
+    """The right answer and wrong ones, (3, 1 + DECOYS, image_size, image_size, 3) uint8 RGB: with other test persons'
+    faces; with other frames' expressions; with other frames' yaw, pitch and roll.
 
-    The other frames are test videos' too. The same world and number `draw` choose the same ones.
+    The right one is the first of each kind. The other frames are test videos' too. The same world and number `draw`
+    choose the same ones.
     """
     rng = np.random.default_rng([world.seed, DECOY, draw])
-    of_face, face = _reenactment(world, source, target, image_size), world.video(source[0]).face
+    face, of_face = world.video(source[0]).face, _reenactment(world, source, target, image_size)
     *_, attributes, _, _ = world.video(target[0]).at(target[1])
     videos = [video for video in world.videos if video.split == "test"]
     faces = _others(rng, face, [video.face for video in videos])
     drawn = of_face(face)
-    wrong = [[of_face(other)(attributes) for other in faces]]
+    right = drawn(attributes)
+    answers = [[right, *(of_face(other)(attributes) for other in faces)]]
     for names in (EXPRESSION, POSE):
-        found = []
+        found = [right]
         for video in (videos[i] for i in rng.integers(len(videos), size=DECOYS)):
             *_, other, _, _ = video.at(int(rng.integers(video.frames)))
             found.append(drawn(replace(attributes, **{name: getattr(other, name) for name in names})))
-        wrong.append(found)
-    return np.array(wrong)
+        answers.append(found)
+    return np.array(answers)
 
 
 def swapped_decoys(world: World, source_image_id: str, target_image_id: str, image_size: int, draw: int) -> np.ndarray:
-    """Wrong answers, (1, DECOYS, image_size, image_size, 3) uint8 RGB: with other test identities' faces.
+    """The right answer and wrong ones, (1, 1 + DECOYS, image_size, image_size, 3) uint8 RGB: with other test
+    identities' faces.
 
     The same world and number `draw` choose the same ones.
     """
     rng = np.random.default_rng([world.seed, DECOY, draw])
     faces = {portrait.identity: portrait.face for portrait in world.portraits if portrait.split == "test"}
-    of_face = _swap(world, target_image_id, image_size)
-    others = _others(rng, world.portrait(source_image_id).face, list(faces.values()))
-    return np.array([[of_face(other) for other in others]])
+    face = world.portrait(source_image_id).face
+    of_face = _swap(world, face, target_image_id, image_size)
+    return np.array([[of_face(one) for one in (face, *_others(rng, face, list(faces.values())))]])
 
 
 def _others(rng: np.random.Generator, face: Face, faces: list[Face]) -> list[Face]:
@@ -110,8 +114,10 @@ def _reenactment(
     placed = centre[0] - left + MARGIN, centre[1] - top + MARGIN
     around = np.pad(_stretch(behind, size), ((MARGIN, MARGIN), (MARGIN, MARGIN), (0, 0)), mode="edge")
 
+    first = Renderer(video.face, video.look, video.scene, around.shape[:2], unit, placed, around)
+
     def of_face(face: Face) -> Callable[[Attributes], np.ndarray]:
-        renderer = Renderer(face, video.look, video.scene, around.shape[:2], unit, placed, around)
+        renderer = first.with_face(face)
 
         def drawn(attributes: Attributes) -> np.ndarray:
             frame = renderer.frame(attributes)[0][MARGIN:-MARGIN, MARGIN:-MARGIN]
@@ -122,13 +128,13 @@ def _reenactment(
     return of_face
 
 
-def _swap(world: World, target_image_id: str, image_size: int) -> Callable[[Face], np.ndarray]:
-    """Face -> the picture as `swapped` describes it."""
+def _swap(world: World, face: Face, target_image_id: str, image_size: int) -> Callable[[Face], np.ndarray]:
+    """Face -> the picture as `swapped` describes it; `face` is the one asked for first."""
     target = world.portrait(target_image_id)
+    first = Renderer(face, target.look, target.scene, (target.size, target.size))
 
     def of_face(face: Face) -> np.ndarray:
-        renderer = Renderer(face, target.look, target.scene, (target.size, target.size))
-        return resize(renderer.frame(target.attributes)[0], (image_size, image_size))
+        return resize(first.with_face(face).frame(target.attributes)[0], (image_size, image_size))
 
     return of_face
 

@@ -286,13 +286,14 @@ def _bystander(rng: np.random.Generator, size: tuple[int, int], shots: tuple[Sho
     return Bystander(Face.sample(rng), Look.sample(rng), Attributes.sample(rng), unit, centre)
 
 
-# Rendering helpers remember the last few videos: frames are asked for in order.
-@lru_cache(maxsize=8)
+# Rendering helpers remember the last videos: a few where frames are asked for in order; what is behind the persons and
+# how they move for as many as the sample tests with, since `truth` asks for any of them at any time.
+@lru_cache(maxsize=100)
 def _trajectory(shot: Shot) -> list[Attributes]:
     return trajectory(np.random.default_rng([*shot.seed, shot.start]), shot.end - shot.start, FPS)
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=40)
 def _background(video: Video) -> np.ndarray:
     picture, other = draw_background(video.scene, video.size), video.bystander
     if other is None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.scoring.held_out import Pairs, rendered
+from pipeline.scoring.held_out import Pairs, exact, rendered
 from pipeline.sections import Params
 from uniface.config import Task
 
@@ -21,12 +21,16 @@ PAIRS = 120  # with decoys, of those evaluated: a share is sure to some .09
 METRICS = {"reenactment": ("right_face", "right_expression", "right_pose"), "swapping": ("right_face",)}
 
 
-def decoys(task: Task, jobs: list[tuple], params: Params, work: Path) -> dict[str, np.ndarray]:
-    """Metric -> wrong answers uint8 (M, K, H, W, 3) for the first pairs; `jobs` as `held_out.exact` takes them."""
+def answers(task: Task, jobs: list[tuple], params: Params, work: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """The right answers uint8 (N, H, W, 3) as of `held_out.exact`, and metric -> wrong ones (M, K, H, W, 3) for the
+    first pairs: those are drawn together, since they have much in common."""
     function = "swapped_decoys" if task == "swapping" else "reenacted_decoys"
     wanted = [(*job, params.image_size, number) for number, job in enumerate(jobs[:PAIRS])]
-    kinds = rendered(function, wanted, params, work).swapaxes(0, 1)  # (kinds, M, K, H, W, 3)
-    return dict(zip(METRICS[task], kinds, strict=True))
+    kinds = rendered(function, wanted, params, work).swapaxes(0, 1)  # (kinds, M, 1 + K, H, W, 3)
+    right, rest = kinds[0, :, 0], jobs[PAIRS:]
+    if rest:
+        right = np.concatenate([right, exact(task, rest, params, work)])
+    return right, {metric: kind[:, 1:] for metric, kind in zip(METRICS[task], kinds, strict=True)}
 
 
 def looks_right(pictures: np.ndarray, pairs: Pairs) -> dict[str, "Tensor"]:
@@ -34,12 +38,15 @@ def looks_right(pictures: np.ndarray, pairs: Pairs) -> dict[str, "Tensor"]:
 
     Nearness is the squared error over the whole picture.
     """
+    import cv2
     import torch
 
     found = {}
     for metric, wrong in pairs.decoys.items():
-        shown, right = pictures[: len(wrong)].astype(np.float32), pairs.truth[: len(wrong)]
-        error, *errors = (np.square(shown - other).mean((1, 2, 3)) for other in (right, *wrong.swapaxes(0, 1)))
         found[metric] = torch.full((len(pictures),), torch.nan)
-        found[metric][: len(wrong)] = torch.from_numpy(error < np.min(errors, axis=0)).float()
+        for number, (shown, right, others) in enumerate(
+            zip(pictures[: len(wrong)], pairs.truth[: len(wrong)], wrong, strict=True)
+        ):
+            error, *errors = (cv2.norm(shown, other, cv2.NORM_L2SQR) for other in (right, *others))
+            found[metric][number] = error < min(errors)
     return found

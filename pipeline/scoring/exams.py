@@ -9,11 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.scoring.decoys import decoys
+from pipeline.scoring.decoys import answers
 from pipeline.scoring.held_out import (
     Pairs,
     clip_pairs,
-    exact,
     listed_clips,
     listed_portraits,
     portrait_pairs,
@@ -137,10 +136,10 @@ def pairs_of(name: str, exam: "ExamParams", params: "Params", places: "Places") 
     if exam.pairs in SAME:
         return replace(pairs, truth=pairs.target)
     drawn = {"two_persons": params.download, "videos_cross": params.download, "portraits": params.pairs}
-    answers = "swapping" if exam.pairs == "portraits" else "reenactment"  # what the sample can draw of these pairs
-    if exam.pairs in drawn and drawn[exam.pairs].source == "sample" and exam.task == answers:
-        wrong = decoys(exam.task, jobs, params, places.work)
-        return replace(pairs, truth=exact(exam.task, jobs, params, places.work), decoys=wrong)
+    task = "swapping" if exam.pairs == "portraits" else "reenactment"  # what the sample can draw of these pairs
+    if exam.pairs in drawn and drawn[exam.pairs].source == "sample" and exam.task == task:
+        right, wrong = answers(exam.task, jobs, params, places.work)
+        return replace(pairs, truth=right, decoys=wrong)
     return pairs
 
 

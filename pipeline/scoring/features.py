@@ -18,6 +18,8 @@ from uniface.files import atomic_write
 
 BLOCK = 100
 """Pictures that are computed, and kept, together: what an interruption can cost."""
+MADE_BYTES = 256 << 20
+"""Of pictures of one set that are remembered once they are made: each is looked at several times."""
 KEPT_DAYS = 60
 """Days after which what no evaluation has asked for goes."""
 
@@ -31,7 +33,7 @@ class Pictures:
 
     def __init__(self, array: np.ndarray | None, name: str = "", make: Callable | None = None, inputs: tuple = ()):
         self._array, self._name, self._make, self._inputs = array, name, make, inputs
-        self._last: tuple[slice, np.ndarray] | None = None
+        self._made: dict[int, np.ndarray] = {}  # number of a picture -> what was made
         self._keys: dict[int, str] = {}
 
     @classmethod
@@ -45,9 +47,14 @@ class Pictures:
     def __getitem__(self, rows: slice | list[int]) -> np.ndarray:
         if self._array is not None:
             return self._array[rows]
-        if self._last is None or self._last[0] != rows:
-            self._last = rows, self._make(*(one[rows] for one in self._inputs))
-        return self._last[1]
+        wanted = range(len(self))[rows] if isinstance(rows, slice) else rows
+        missing = [k for k in wanted if k not in self._made]
+        if missing:
+            self._made.update(zip(missing, self._make(*(one[missing] for one in self._inputs)), strict=True))
+        found = np.stack([self._made[k] for k in wanted])
+        while len(self._made) * found[0].nbytes > MADE_BYTES:
+            self._made.pop(next(iter(self._made)))
+        return found
 
     def __array__(self, dtype: type | None = None, copy: bool | None = None) -> np.ndarray:
         return np.asarray(self[:], dtype)

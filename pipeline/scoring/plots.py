@@ -20,6 +20,7 @@ SMOOTH = 15  # points of a curve that its bold line is the mean of
 def curves(losses: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]], title: str) -> str:
     """A small plot for each loss: loss -> training -> steps and values, as SVG."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import NullLocator
 
     across = 3
     down = -(-len(losses) // across)
@@ -33,7 +34,7 @@ def curves(losses: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]], ti
         if every.min() > 0 and every.max() > WIDE * every.min():
             axes.set_yscale("log")
             axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-            axes.yaxis.set_minor_formatter(lambda value, _: "")
+            axes.yaxis.set_minor_locator(NullLocator())
         axes.set_title(loss, fontsize=9.5, color=INK, loc="left")
         _plain(axes)
     return _svg(figure, title)

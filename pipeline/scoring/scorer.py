@@ -5,6 +5,7 @@ Inception v3 and VGG16 with LPIPS's weights made them. The regressor is only bel
 The judge sees faces aligned by the detector's landmarks, and beside that the released protocol's fixed crop.
 """
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from torch import Tensor
 from pipeline.common.code import code
 from pipeline.common.files import digest
 from pipeline.common.nets import read_manifest
+from pipeline.scoring import nets
 from pipeline.scoring.aligned import Aligner
 from pipeline.scoring.features import Pictures, Store, joined
 from uniface import backbones, deep3d, metrics
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from pipeline.scoring.held_out import Pairs
 
 MIN_R2 = 0.6  # of a regressor's coefficient on held-out faces, before an error made with it is quoted
+EACH = 20_000  # pictures of which is remembered what networks say of them; some 16 KB each
 MAPS_BYTES = 512 << 20  # of the perceptual net's maps that are remembered
 NEEDED = ("detector", "judge", "recogniser", "perceptual")
 IDENTITY, FIXED = ("csim", "csim_target", "id_retrieval"), "_fixed_crop"
@@ -33,7 +36,7 @@ POSE, PLACE = ("yaw", "pitch", "roll"), ("tx", "ty", "scale")  # what is left is
 
 DEFINITIONS = {
     "psnr": "dB to the exact result, 8-bit RGB, mean over pairs; at most 80",
-    "ssim": "to the exact result, 11 x 11 Gaussian of sigma 1.5, mean over RGB (torchmetrics)",
+    "ssim": "to the exact result, 11 x 11 Gaussian of sigma 1.5, mean over RGB (as torchmetrics)",
     "psnr_face": "dB to the exact swap where it differs from the target by more than 2 %",
     "above_mean_frame": "psnr above that of the mean frame of the source's video",
     "right_face": "share of outputs whose squared error to the exact result is less than to each of four with another "
@@ -74,20 +77,21 @@ class Scorer:
     What they say is kept in the folder `kept`, if there is one. Pictures are uint8 arrays (N, H, W, 3) or `Pictures`.
     """
 
-    def __init__(self, nets: Path, batch_size: int, device: torch.device, kept: Path | None = None):
-        self.manifest, self.batch_size, self.device = read_manifest(nets, NEEDED, "evaluate"), batch_size, device
+    def __init__(self, folder: Path, batch_size: int, device: torch.device, kept: Path | None = None):
+        self.manifest, self.batch_size, self.device = read_manifest(folder, NEEDED, "evaluate"), batch_size, device
         self._store = Store(kept)
         self._digest = digest(
             self.manifest, batch_size, device.type, torch.__version__, code("pipeline.scoring.scorer")
         )
-        files = {role: nets / entry["file"] for role, entry in self.manifest.items()}
+        files = {role: folder / entry["file"] for role, entry in self.manifest.items()}
         self.align = Aligner(files["detector"].parent)
         self.judge, self.recogniser = (
-            backbones.load_recogniser(files[role], self.manifest[role].get("centre")).to(device)
+            nets.load_recogniser(files[role], self.manifest[role].get("centre"), device)
             for role in ("judge", "recogniser")
         )
-        self.perceptual = backbones.load_perceptual(files["perceptual"]).to(device)
+        self.perceptual = nets.load_perceptual(files["perceptual"], device)
         self._maps: dict[str, list[Tensor]] = {}
+        self._each: dict[str, dict[str, Tensor]] = {}  # digest of a picture -> what the networks say of it
         self.inception = self.channels = self.regressor = self.standard = None
         if "inception" in files:
             self.inception = backbones.load_inception(files["inception"]).to(device)
@@ -95,8 +99,10 @@ class Scorer:
             self.channels = [weight.to(device) for weight in backbones.load_lpips_weights(files["lpips"])]
         if "regressor" in files:
             self.standard = self.manifest["regressor"].get("standard_points")  # of D3DFR's standard face
-            load = deep3d.load_deep3d if self.standard else backbones.load_regressor
-            self.regressor = load(files["regressor"]).to(device)
+            if self.standard:
+                self.regressor = deep3d.load_deep3d(files["regressor"]).to(device)
+            else:
+                self.regressor = nets.load_regressor(files["regressor"], device)
             parts = [f"{part}_{k}" for part, width in deep3d.PARTS.items() for k in range(width)]
             self.names = parts if self.standard else self.regressor.names
         self.pose, self.expression = self._trusted()
@@ -150,24 +156,43 @@ class Scorer:
 
     @torch.inference_mode()
     def _know(self, pictures: Pictures, rows: slice) -> dict[str, Tensor]:
-        parts = []
-        for images, array, key in self._batches(pictures, rows):
-            faces = self.align.find(array)
-            has_face = torch.tensor([landmarks is not None for _, landmarks in faces])
-            crops = to_tensor(self.align.crops(faces)).to(self.device)
-            found = {
-                "judge": self.judge.of_crops(crops) * has_face[:, None].to(self.device),
-                "judge_fixed": self.judge(images),
-                "has_face": has_face,
-                "recogniser": self.recogniser(images),
-                "pooled": self.inception(images) if self.inception else _pooled(self._seen(images, key)),
-            }
-            if self.standard:
-                found["coefficients"] = self._of_faces(faces)
-            elif self.regressor:
-                found["coefficients"] = self.regressor(images)
-            parts.append({name: values.cpu() for name, values in found.items()})
-        return joined(parts)
+        block = np.ascontiguousarray(pictures[rows])
+        names = [hashlib.sha256(picture).hexdigest() for picture in block]
+        # pictures are often the same: of one person, mean frames of one clip, a source here and a target there
+        new = list({name: k for k, name in enumerate(names) if name not in self._each}.values())
+        for start in range(0, len(new), self.batch_size):
+            batch = new[start : start + self.batch_size]
+            values = self._look(block[batch])
+            for row, k in enumerate(batch):
+                self._each[names[k]] = {what: found[row] for what, found in values.items()}
+        known = [self._each[name] for name in names]
+        while len(self._each) > EACH:
+            self._each.pop(next(iter(self._each)))
+        found = {what: torch.stack([one[what] for one in known]) for what in known[0]}
+        if not self.inception:
+            batches = self._batches(pictures, rows)
+            found["pooled"] = torch.cat([_pooled(self._seen(images, key)).cpu() for images, key in batches])
+        return found
+
+    def _look(self, array: np.ndarray) -> dict[str, Tensor]:
+        """What the networks say of a batch of uint8 pictures, but for the perceptual net: `compare` needs its maps."""
+        images = to_tensor(array).to(self.device)
+        faces = self.align.find(array)
+        has_face = torch.tensor([landmarks is not None for _, landmarks in faces])
+        crops = to_tensor(self.align.crops(faces)).to(self.device)
+        found = {
+            "judge": self.judge.of_crops(crops) * has_face[:, None].to(self.device),
+            "judge_fixed": self.judge(images),
+            "has_face": has_face,
+            "recogniser": self.recogniser(images),
+        }
+        if self.inception:
+            found["pooled"] = self.inception(images)
+        if self.standard:
+            found["coefficients"] = self._of_faces(faces)
+        elif self.regressor:
+            found["coefficients"] = self.regressor(images)
+        return {name: values.cpu() for name, values in found.items()}
 
     def _of_faces(self, faces: list[tuple[np.ndarray, np.ndarray | None]]) -> Tensor:
         """D3DFR's coefficients (N, 257) of what `Aligner.find` found; NaN where it found no face."""
@@ -198,7 +223,7 @@ class Scorer:
         parts = []
         batches = zip(self._batches(pictures, rows), self._batches(truth, rows), strict=True)
         targets = self._batches(target, rows) if target else None
-        for (images, _, key), (true, _, true_key) in batches:
+        for (images, key), (true, true_key) in batches:
             row = {"psnr": metrics.psnr(images, true), "ssim": metrics.ssim(images, true)}
             if targets:
                 row["psnr_face"] = metrics.psnr(images, true, metrics.changed(true, next(targets)[0]))
@@ -247,12 +272,11 @@ class Scorer:
         """Forget on disk what no evaluation has asked for in a long time."""
         self._store.tidy()
 
-    def _batches(self, pictures: Pictures, rows: slice) -> Iterator[tuple[Tensor, np.ndarray, str]]:
-        """The rows as batches: images in [-1, 1], the same as uint8, and a name."""
+    def _batches(self, pictures: Pictures, rows: slice) -> Iterator[tuple[Tensor, str]]:
+        """The rows as batches: images in [-1, 1], and a name."""
         block, name = pictures[rows], pictures.key(rows)
         for start in range(0, len(block), self.batch_size):
-            array = block[start : start + self.batch_size]
-            yield to_tensor(array).to(self.device), array, f"{name}#{start}"
+            yield to_tensor(block[start : start + self.batch_size]).to(self.device), f"{name}#{start}"
 
 
 def _pictures(pictures: Pictures | np.ndarray) -> Pictures:

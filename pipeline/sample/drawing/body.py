@@ -1,6 +1,7 @@
 """What is behind and below the head: back hair, neck and torso, as layers in head units, lit once per video."""
 
 import math
+from copy import copy
 from dataclasses import dataclass
 
 import cv2
@@ -9,7 +10,7 @@ import numpy as np
 from pipeline.sample.drawing.identity import Attributes, Face
 from pipeline.sample.drawing.light import VIEW, Light, shade
 from pipeline.sample.drawing.look import Look
-from pipeline.sample.drawing.maps import colour, ridge, smoothstep
+from pipeline.sample.drawing.maps import clip, colour, ridge, smoothstep, spread
 
 BACK_HAIR = {"long": 1.95, "bangs": 1.6, "bob": 1.05}  # how far down it hangs, head units below the centre
 FOLLOW = 2.6  # the torso shifts by this times tx, ty; the head by 3
@@ -23,6 +24,13 @@ class Body:
         bottom = max(2.6, below / unit + 0.3)
         self.back_hair = self._back_hair() if look.style in BACK_HAIR else None
         self.torso = self._torso(bottom)
+
+    def with_face(self, face: Face) -> "Body":
+        """The same below another face: the torso is shared."""
+        other = copy(self)
+        other.face = face
+        other.back_hair = None if self.back_hair is None else other._back_hair()
+        return other
 
     def _axes(self, half_width: float, top: float, bottom: float) -> tuple[np.ndarray, np.ndarray]:
         """Head units of a layer's pixels, a row and a column."""
@@ -50,24 +58,29 @@ class Body:
     def _put(self, image: np.ndarray, layer: "Layer", x: float, y: float, unit: float, from_row: float) -> None:
         """Lays a layer with its origin at pixel (x, y) over the rows from `from_row` on."""
         zoom = unit / self.unit
-        top = int(np.clip(from_row, 0, image.shape[0] - 1))
+        top = int(min(max(from_row, 0), image.shape[0] - 1))
         rows = image[top:]
         move = np.array([[zoom, 0, x + zoom * layer.left], [0, zoom, y + zoom * layer.top - top]], np.float32)
         over = cv2.warpAffine(layer.rgba, move, (rows.shape[1], rows.shape[0]))
-        rows *= 1 - over[..., 3:]
-        rows += over[..., :3]
+        left, right = (int(x + zoom * edge) for edge in (layer.left - 2, layer.left + layer.rgba.shape[1] + 2))
+        columns = slice(max(left, 0), max(right, 0))  # beyond, the layer is empty
+        part, over = rows[:, columns], over[:, columns]
+        if part.size == 0:
+            return
+        part *= spread(1 - over[..., 3])
+        part += over[..., :3]
 
     def _back_hair(self) -> "Layer":
         look, light = self.look, self.light
         end, px = BACK_HAIR[look.style], 1.3 / self.unit
         x, y = self._axes(1.4, -0.3, end + 0.3)
         ax = np.abs(x)
-        width = self.face.width - 0.02 + 0.20 * smoothstep(-0.2, 0.7, y) + 0.05 * np.clip(y, 0, 2)
+        width = self.face.width - 0.02 + 0.20 * smoothstep(-0.2, 0.7, y) + 0.05 * clip(y, 0, 2)
         width = width + 0.02 * np.sin(y * 5 + np.sign(x) * 2) * look.wave
         cover = smoothstep(px, -px, ax - width) * smoothstep(-0.25, 0.1, y)
         cover = cover * smoothstep(end + 0.15, end - 0.15, y + 0.1 * np.cos(x * 9))
         strands = 0.5 * np.sin(x * 46 + 3 * np.sin(y * 2.2)) + 0.5 * np.sin(x * 101 + 2 * np.sin(y * 3))
-        rounding = 0.75 + 0.35 * np.clip(1 - np.abs(ax / width - 0.8) * 3, 0, 1)
+        rounding = 0.75 + 0.35 * clip(1 - np.abs(ax / width - 0.8) * 3, 0, 1)
         tint = light.key * (0.45 + 0.3 * light.direction[2]) + light.ambient * 0.8
         return Layer.of(
             colour(look.hair) * tint * ((0.62 + 0.16 * strands) * rounding)[..., None], cover, x, y, self.unit
@@ -77,11 +90,11 @@ class Body:
         look, px = self.look, 1.3 / self.unit
         x, y = self._axes(2.6, 1.25, bottom)
         ax, xs = np.abs(x), np.abs(x) / look.shoulder
-        top = 1.36 + 0.50 * xs**1.3 + 2.6 * np.clip(xs - 0.80, 0, 1) ** 1.6
+        top = 1.36 + 0.50 * xs**1.3 + 2.6 * clip(xs - 0.80, 0, 1) ** 1.6
         cut = (1.50 - 0.42 * ax, 2.02 - 1.25 * ax, 1.60 - 0.9 * x * x)[look.collar]
         at_neck = ax < (0.55 if look.collar == 1 else 0.60)
         edge = np.where(at_neck, np.maximum(top, cut), top)
-        q = np.clip(x / look.shoulder, -1, 1)
+        q = clip(x / look.shoulder, -1, 1)
         length = np.sqrt(0.81 * q * q + 0.45**2 + 1.2 - q * q)
         stripe = np.where(np.sin(y * 22 + 0.8 * xs) > 0.3, np.float32(1), np.float32(0.62 if look.stripes else 1))
         folds = 1 - 0.10 * np.sin(x * 6 + 3 * np.sin(y * 2.5)) ** 2
@@ -109,11 +122,11 @@ class Body:
             return
         x = ((np.arange(x0, x0 + part.shape[1], dtype=np.float32) + 0.5 - centre[0]) / unit)[None, :]
         y = ((np.arange(y0, y0 + part.shape[0], dtype=np.float32) + 0.5 - centre[1]) / unit)[:, None]
-        down = np.clip((y - 0.55) / 0.95, 0, 1)
+        down = clip((y - 0.55) / 0.95, 0, 1)
         middle = (head_x + 0.10 * math.sin(math.radians(attributes.yaw))) * (1 - down)
         width = 0.46 + 0.10 * (self.face.boxiness - 2.15) + 0.07 * (1 - np.cos(down * 1.6))
-        width = width + 0.55 * np.clip(down - 0.78, 0, 1)
-        q = np.clip((x - middle) / width, -1, 1)
+        width = width + 0.55 * clip(down - 0.78, 0, 1)
+        q = clip((x - middle) / width, -1, 1)
         normals = q, np.full_like(q, -0.05), np.sqrt(1 - q * q)
         chin = self.face.chin_length * 0.93 + head_y + 0.16 * attributes.mouth + 0.008 * attributes.pitch
         occlusion = (1 - 0.62 * smoothstep(chin + 0.42, chin - 0.08, y)) * (1 - 0.25 * q**4)
@@ -122,7 +135,7 @@ class Body:
         lit = shade(normals, skin, 0.08, occlusion, self.light, VIEW)
         px = 1.3 / unit
         cover = smoothstep(px, -px, np.abs(x - middle) - width) * smoothstep(0.4, 0.6, y)
-        part += (lit - part) * cover[..., None]
+        part += (lit - part) * spread(cover)
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,10 @@ import numpy as np
 
 from pipeline.sample.drawing.head import Head
 from pipeline.sample.drawing.identity import Attributes
-from pipeline.sample.drawing.maps import bump, colour, mix, ridge, smoothstep
+from pipeline.sample.drawing.maps import bump, clip, mix, planes, ridge, smoothstep
 
+EXPRESSION = ("mouth", "smile", "blink", "gaze_x", "gaze_y", "brow", "pucker")
+"""The attributes that move something in a face; pose, place and scale move it as a whole."""
 JAW_DROP = 0.16  # head units of the map at mouth = 1
 LASH_COLOUR, PUPIL_COLOUR, GLINT_COLOUR = (22, 16, 16), (9, 8, 9), (255, 255, 255)
 MOUTH_COLOUR, TONGUE_COLOUR, TOOTH_COLOUR, EYE_WHITE = (62, 22, 24), (168, 84, 84), (226, 220, 206), (236, 226, 219)
@@ -17,7 +19,7 @@ MOUTH_COLOUR, TONGUE_COLOUR, TOOTH_COLOUR, EYE_WHITE = (62, 22, 24), (168, 84, 8
 
 @dataclass
 class Animated:
-    """A head's maps for one frame. radius, gloss (n, n), albedo (n, n, 3); landmarks (5, 2): left eye, right eye, nose
+    """A head's maps for one frame. radius, gloss (n, n), albedo (3, n, n); landmarks (5, 2): left eye, right eye, nose
     tip, left and right corner of the mouth (left of the picture first), as map coordinates."""
 
     radius: np.ndarray
@@ -27,7 +29,7 @@ class Animated:
 
 
 def animate(head: Head, attributes: Attributes) -> Animated:
-    """The maps of `head` with the expression of `attributes` (pose, place and scale play no part here)."""
+    """The maps of `head` with the `EXPRESSION` of `attributes`."""
     maps = _drop_jaw(head, attributes)
     if attributes.smile > 0:
         _lift_cheeks(head, attributes, maps)
@@ -65,7 +67,7 @@ def _drop_jaw(head: Head, attributes: Attributes) -> Animated:
     drop = drop * smoothstep(1.1, 0.45, np.abs(u))
     rows = head.to_texels(v - drop)
     columns = np.repeat(head.to_texels(u), len(rows), 0)
-    for still, moved in ((head.radius, radius), (head.albedo, albedo), (head.gloss, gloss)):
+    for still, moved in ((head.radius, radius), *zip(head.albedo, albedo, strict=True), (head.gloss, gloss)):
         moved[window] = cv2.remap(still, columns, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     width, corner = _mouth_width(head, attributes), _corner_y(head, attributes)
     landmarks = [(-face.eye_x, face.eye_y), (face.eye_x, face.eye_y), (0, head.nose_y - 0.01)]
@@ -87,16 +89,12 @@ def _draw_brow(head: Head, attributes: Attributes, maps: Animated, window: tuple
     face = head.face
     x = (u - face.eye_x) / face.brow_width
     centre = face.eye_y - face.brow_height - 0.07 * attributes.brow - face.brow_arch * (1 - (x - 0.3) ** 2)
-    centre = (
-        centre + face.brow_tilt * x * 0.15 - 0.04 * min(attributes.brow, 0) * x + 0.05 * np.clip(x - 0.3, 0, 1) ** 2
-    )
-    thickness = face.brow_thickness * np.clip(1.05 - 0.55 * np.clip(x, -1, 1.2), 0.1, 2) * 0.8
-    cover = np.clip(1 - ((v - centre) / thickness) ** 2, 0, 1) ** 0.7
-    cover *= (
-        smoothstep(-1.15, -0.55, x) * smoothstep(1.1, 0.6, x) * np.clip(0.85 + 0.22 * head.strand[window], 0.3, 1.15)
-    )
-    opacity = np.clip(cover * face.brow_opacity, 0, 0.96)
-    maps.albedo[window] = mix(maps.albedo[window], colour(face.brow_colour), opacity)
+    centre = centre + face.brow_tilt * x * 0.15 - 0.04 * min(attributes.brow, 0) * x + 0.05 * clip(x - 0.3, 0, 1) ** 2
+    thickness = face.brow_thickness * clip(1.05 - 0.55 * clip(x, -1, 1.2), 0.1, 2) * 0.8
+    cover = clip(1 - ((v - centre) / thickness) ** 2, 0, 1) ** 0.7
+    cover *= smoothstep(-1.15, -0.55, x) * smoothstep(1.1, 0.6, x) * clip(0.85 + 0.22 * head.strand[window], 0.3, 1.15)
+    opacity = clip(cover * face.brow_opacity, 0, 0.96)
+    maps.albedo[:, *window] = mix(maps.albedo[:, *window], planes(face.brow_colour), opacity)
     maps.radius[window] += 0.012 * cover
 
 
@@ -110,35 +108,35 @@ def _draw_eye(
     x = ((u - face.eye_x) * cos - (v - face.eye_y) * sin) / face.eye_width
     t = ((u - face.eye_x) * sin + (v - face.eye_y) * cos) / face.eye_width
     ax, px = np.abs(x), 1 / (head.texels * face.eye_width)
-    low = face.eye_opening * 0.46 * np.clip(1 - ax**2.2, 0, None) * (1 - 0.25 * smile)
-    high = -face.eye_opening * np.clip(1 - np.abs(x + 0.08) ** 2.4, 0, None) * (1 + 0.15 * brow)  # lid when open
+    low = face.eye_opening * 0.46 * np.maximum(1 - ax**2.2, 0) * (1 - 0.25 * smile)
+    high = -face.eye_opening * np.maximum(1 - np.abs(x + 0.08) ** 2.4, 0) * (1 + 0.15 * brow)  # lid when open
     lid = high * open_ + (1 - open_) * (low * 0.85)
     inside = smoothstep(-px, px, t - lid) * smoothstep(-px, px, low - t) * (ax < 1)
     skin_of_lid = smoothstep(-0.30, 0, t - high) * smoothstep(0.12, 0, t - lid) * (ax < 1.05)
 
-    albedo = maps.albedo[window] * (1 - 0.14 * skin_of_lid)[..., None]
+    albedo = maps.albedo[:, *window] * (1 - 0.14 * skin_of_lid)
     shadow = np.maximum(skin_of_lid, 0.8 * bump(x, t, 0.1, -0.85, 0.8, 0.3))
-    shade = colour(face.eye_shadow_colour) * (sum(head.look.skin) / 3 / 170)
-    albedo = mix(albedo, shade, np.clip(face.eye_shadow * shadow, 0, 0.6))
+    shade = planes(face.eye_shadow_colour) * (sum(head.look.skin) / 3 / 170)
+    albedo = mix(albedo, shade, clip(face.eye_shadow * shadow, 0, 0.6))
 
     gaze_x, gaze_y = attributes.gaze_x * 0.33 * side, attributes.gaze_y * 0.16
     from_iris = np.hypot(x - gaze_x, t - gaze_y + 0.10) / face.iris_radius
-    ball = colour(EYE_WHITE) * (1 - 0.30 * ax**2 - 0.30 * smoothstep(0.35, 0, t - lid))[..., None].clip(0.3, 1)
+    ball = planes(EYE_WHITE) * clip(1 - 0.30 * ax**2 - 0.30 * smoothstep(0.35, 0, t - lid), 0.3, 1)
     spokes = 0.12 * np.sin(17 * np.arctan2(t - gaze_y + 0.10, x - gaze_x)) * (from_iris < 0.95)
     iris_light = (1.25 - 0.55 * from_iris + spokes) * (1 - 0.25 * smoothstep(0.4, -0.4, t - gaze_y))
-    iris = colour(face.iris) * iris_light[..., None].clip(0.25, 1.6)
+    iris = planes(face.iris) * clip(iris_light, 0.25, 1.6)
     ball = mix(ball, iris, smoothstep(1 + px * 2, 1 - px * 2, from_iris))
-    ball *= 1 - 0.55 * ridge(from_iris, 0.97, 0.09)[..., None]
-    ball = mix(ball, colour(PUPIL_COLOUR), smoothstep(0.44 + px * 2, 0.44 - px * 2, from_iris))
+    ball *= 1 - 0.55 * ridge(from_iris, 0.97, 0.09)
+    ball = mix(ball, planes(PUPIL_COLOUR), smoothstep(0.44 + px * 2, 0.44 - px * 2, from_iris))
     glint = bump(x, t, gaze_x * 0.8 - 0.14 * side, gaze_y - 0.24, 0.095, 0.095)
-    ball = mix(ball, colour(GLINT_COLOUR), np.clip(1.4 * glint, 0, 1))
+    ball = mix(ball, planes(GLINT_COLOUR), clip(1.4 * glint, 0, 1))
     albedo = mix(albedo, ball, inside)
 
     lashes = ridge(t - lid, -0.02, 0.06 + 0.055 * face.lashes) * smoothstep(1.18, 0.9, ax) * (0.55 + 0.45 * face.lashes)
     lashes = np.maximum(lashes, 0.35 * ridge(t - low, 0, 0.05) * smoothstep(1.1, 0.8, ax))
     crease = ridge(t - high, -0.26 + 0.15 * (1 - open_), 0.06) * smoothstep(1.25, 0.7, ax) * (0.35 + 0.25 * open_)
-    albedo *= (1 - 0.45 * crease)[..., None]
-    maps.albedo[window] = mix(albedo, colour(LASH_COLOUR), np.clip(lashes, 0, 0.95))
+    albedo *= 1 - 0.45 * crease
+    maps.albedo[:, *window] = mix(albedo, planes(LASH_COLOUR), clip(lashes, 0, 0.95))
     maps.gloss[window] += inside * (0.25 - maps.gloss[window])
     maps.radius[window] += 0.012 * skin_of_lid - 0.010 * inside
 
@@ -163,7 +161,7 @@ def _draw_glasses(head: Head, maps: Animated, window: tuple, u: np.ndarray, v: n
     cover = line(((across + down) ** (1 / power) - 1) * radius)
     cover = np.maximum(cover, line(v - face.eye_y + 0.03) * ((u < face.eye_x - radius) & (u > -0.02)))
     cover = np.maximum(cover, line(v - face.eye_y + 0.05) * (u > face.eye_x + radius))
-    maps.albedo[window] = mix(maps.albedo[window], colour(face.glasses_colour), np.clip(cover, 0, 0.97))
+    maps.albedo[:, *window] = mix(maps.albedo[:, *window], planes(face.glasses_colour), clip(cover, 0, 0.97))
 
 
 def _draw_mouth(head: Head, attributes: Attributes, maps: Animated) -> None:
@@ -174,41 +172,41 @@ def _draw_mouth(head: Head, attributes: Attributes, maps: Animated) -> None:
     u, v = head.coordinates(window)
     x = u / _mouth_width(head, attributes)
     ax, px = np.abs(x), 0.8 / head.texels
-    arch = np.clip(1 - ax**2.3, 0, None)
+    arch = np.maximum(1 - ax**2.3, 0)
     line = mouth_y + 0.044 * smile * (1 - 2.2 * x**2) + 0.035 * open_ - 0.006 * np.cos(x * 5)
     gap = (0.18 * open_ + 0.10) * open_ * (1 - 0.2 * grin)
     inner_high = line - 0.25 * gap * arch - (0.02 * grin * arch if open_ > 0.02 else 0)
     inner_low = line + 0.75 * gap * arch
     bow = 1 - 0.30 * face.cupid_bow * ridge(x, 0, 0.13)
-    upper = face.upper_lip * (1 - 0.30 * grin + 0.30 * pucker) * np.clip(1 - ax**1.7, 0, None) * bow + 0.004
-    lower = face.lower_lip * (1 - 0.22 * grin + 0.25 * pucker) * np.clip(1 - ax**2.6, 0, None) ** 0.8 + 0.004
+    upper = face.upper_lip * (1 - 0.30 * grin + 0.30 * pucker) * np.maximum(1 - ax**1.7, 0) * bow + 0.004
+    lower = face.lower_lip * (1 - 0.22 * grin + 0.25 * pucker) * np.maximum(1 - ax**2.6, 0) ** 0.8 + 0.004
     outer_high, outer_low = inner_high - upper, inner_low + lower
     between_corners = smoothstep(1.04, 0.97, ax)
     upper_lip = smoothstep(-px, px * 2, v - outer_high) * smoothstep(-px, px, inner_high - v) * between_corners
     lower_lip = smoothstep(-px, px, v - inner_low) * smoothstep(-px, 2 * px, outer_low - v) * between_corners
     inside = smoothstep(-px, px, v - inner_high) * smoothstep(-px, px, inner_low - v) * between_corners
 
-    albedo = maps.albedo[window]
-    red = colour(head.look.skin) * colour((0.98, 0.62, 0.60)) * face.lip_lightness
+    albedo = maps.albedo[:, *window]
+    red = planes(head.look.skin) * planes((0.98, 0.62, 0.60)) * face.lip_lightness
     lips = albedo + (red - albedo) * (0.45 + 0.5 * face.lip_redness)
-    lips += (colour(face.lip_colour) * head.paint(0.45) - lips) * face.lip_tint
-    lips *= (1 + 0.05 * np.sin(x * 60))[..., None]
+    lips += (planes(face.lip_colour) * head.paint(0.45) - lips) * face.lip_tint
+    lips *= 1 + 0.05 * np.sin(x * 60)
     albedo = mix(mix(albedo, lips * 0.90, upper_lip), lips, lower_lip)
-    cavity = colour(MOUTH_COLOUR) * (1 - 0.5 * ax)[..., None].clip(0.3, 1)
+    cavity = planes(MOUTH_COLOUR) * clip(1 - 0.5 * ax, 0.3, 1)
     if open_ > 0.1:
         tongue = bump(x, v, 0, mouth_y + 0.75 * gap + 0.02, 0.55, 0.04)
-        cavity = mix(cavity, colour(TONGUE_COLOUR), np.clip(tongue, 0, 0.8))
+        cavity = mix(cavity, planes(TONGUE_COLOUR), clip(tongue, 0, 0.8))
     show = float(smoothstep(0.04, 0.16, open_ + 0.10 * grin))
     teeth = smoothstep(0.055 + 0.01 * grin, 0.045, v - inner_high) * smoothstep(0.92, 0.7, ax) * show
     gaps = 1 - 0.25 * ax**2 - 0.10 * (np.abs(np.sin(x * 9)) < 0.12)
-    cavity = mix(cavity, colour(TOOTH_COLOUR) * gaps[..., None].astype(np.float32), teeth)
-    cavity *= smoothstep(-0.01, 0.03, v - inner_high)[..., None] * 0.6 + 0.4  # the upper lip's shadow
+    cavity = mix(cavity, planes(TOOTH_COLOUR) * gaps.astype(np.float32), teeth)
+    cavity *= smoothstep(-0.01, 0.03, v - inner_high) * 0.6 + 0.4  # the upper lip's shadow
     albedo = mix(albedo, cavity, inside)
     seam = ridge(v - line, 0, 0.011) * smoothstep(1.12, 0.9, ax) * (1 - 0.9 * float(smoothstep(0, 0.1, open_)))
-    albedo *= (1 - 0.62 * seam)[..., None]
-    albedo *= (1 - 0.40 * bump(ax, v, 1.02, _corner_y(head, attributes), 0.05, 0.016))[..., None]
-    albedo *= (1 - 0.16 * ridge(x, 0, 0.6) * ridge(v - outer_low, 0.03, 0.02))[..., None]
-    maps.albedo[window] = albedo
+    albedo *= 1 - 0.62 * seam
+    albedo *= 1 - 0.40 * bump(ax, v, 1.02, _corner_y(head, attributes), 0.05, 0.016)
+    albedo *= 1 - 0.16 * ridge(x, 0, 0.6) * ridge(v - outer_low, 0.03, 0.02)
+    maps.albedo[:, *window] = albedo
 
     relief = (0.035 + 0.02 * pucker) * upper_lip * smoothstep(0, 0.03, v - outer_high)
     relief += (0.045 + 0.02 * pucker) * lower_lip * smoothstep(0, 0.04, outer_low - v) - 0.05 * inside - 0.02 * seam

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 
 from pipeline.sample.drawing.look import Scene, hsv
-from pipeline.sample.drawing.maps import colour, noise
+from pipeline.sample.drawing.maps import clip, colour, noise, spread
 
 VIEW = np.array([0, 0, 1], np.float32)
 SKIN_WRAP = np.array([0.32, 0.20, 0.15], np.float32)  # light bleeds past the terminator, red most
@@ -49,7 +49,7 @@ def shade(
 ) -> np.ndarray:
     """Colours (h, w, 3) of a lit surface: wrapped Lambert, ambient from above, rim light, Blinn-Phong highlights.
 
-    normals: three planes (h, w); albedo (h, w, 3) or one colour (3,); gloss and occlusion (h, w); view (3,) towards the
+    normals: three planes (h, w); albedo (3, h, w) or one colour (3,); gloss and occlusion (h, w); view (3,) towards the
     camera, in the axes of the normals. Plane by plane, since interleaved channels cost numpy three times as much.
     """
     half = light.direction + view
@@ -57,12 +57,12 @@ def shade(
     facing_light, facing_half, facing_view = (
         normals[0] * d[0] + normals[1] * d[1] + normals[2] * d[2] for d in (light.direction, half, view)
     )
-    rim = np.clip(1 - np.abs(facing_view), 0, 1)
+    rim = clip(1 - np.abs(facing_view), 0, 1)
     ambient = (0.82 - 0.18 * normals[1]) * (0.35 + 0.65 * occlusion) + rim * rim * rim * 0.10
-    shine = np.square(np.clip(facing_half, 0, 1))
+    shine = np.square(clip(facing_half, 0, 1))
     highlight = np.square(np.square(np.square(shine))) * shine * occlusion * gloss  # cosine ** 18
     planes = []
-    for channel, paint in enumerate(cv2.split(albedo) if albedo.ndim == 3 else albedo):
+    for channel, paint in enumerate(albedo):
         wrap, key = float(SKIN_WRAP[channel]), float(light.key[channel])
         plane = np.maximum(facing_light + wrap, 0) * occlusion
         plane *= key / (1 + wrap)
@@ -97,7 +97,8 @@ def draw_background(scene: Scene, size: tuple[int, int]) -> np.ndarray:
             paint = tone(rng.uniform(-30, 30), rng.uniform(-20, 40), rng.uniform(-80, 60))
             cv2.rectangle(picture, (int(left), int(top)), (int(right), int(bottom)), paint, -1)
         picture = cv2.GaussianBlur(picture, (0, 0), m * 0.012)
-    picture *= (1 + 0.06 * noise(rng, m, 3, 4) * (1.6 if scene.background == 3 else 0.7))[..., None]
     top, left = (m - h) // 2, (m - w) // 2
+    shown = slice(top, top + h), slice(left, left + w)
+    clouds = 1 + 0.06 * noise(rng, m, 3, 4)[shown] * (1.6 if scene.background == 3 else 0.7)
     light = Light.of(scene)
-    return picture[top : top + h, left : left + w] * (light.ambient * 0.75 + light.key * 0.40)
+    return picture[shown] * spread(clouds) * (light.ambient * 0.75 + light.key * 0.40)

@@ -221,10 +221,11 @@ def test_decoys_are_the_answer_with_one_thing_wrong(world):
     ref_a, ref_b = ((v.video_id, 30, tuple(v.box(30) + np.array([-10, -16, 10, 4]))) for v in (a, b))
     answer = truth.reenacted(world, ref_a, ref_b, 48).astype(int)
     decoys = truth.reenacted_decoys(world, ref_a, ref_b, 48, 7)
-    assert decoys.shape == (3, truth.DECOYS, 48, 48, 3) and decoys.dtype == np.uint8
+    assert decoys.shape == (3, 1 + truth.DECOYS, 48, 48, 3) and decoys.dtype == np.uint8
+    assert (decoys[:, 0] == answer).all(), "the first is the right answer, though drawn with what the others share"
     assert np.array_equal(decoys, truth.reenacted_decoys(world, ref_a, ref_b, 48, 7))
     assert not np.array_equal(decoys, truth.reenacted_decoys(world, ref_a, ref_b, 48, 8))
-    changed = np.abs(decoys - answer).mean((1, 4))  # (kinds, rows, columns), mean over the decoys
+    changed = np.abs(decoys[:, 1:] - answer).mean((1, 4))  # (kinds, rows, columns), mean over the decoys
     face, expression, pose = changed
     assert (changed.max((1, 2)) > 5).all(), "every kind is wrong somewhere"
     assert expression[:12].max() < 1 and expression[20:].max() > 5, "the forehead knows no expression"
@@ -233,7 +234,8 @@ def test_decoys_are_the_answer_with_one_thing_wrong(world):
     target = next(i for i in ids if world.portrait(i).identity != world.portrait(ids[0]).identity)
     answer = truth.swapped(world, ids[0], target, 64)
     wrong = truth.swapped_decoys(world, ids[0], target, 64, 7)
-    assert wrong.shape == (1, truth.DECOYS, 64, 64, 3) and (wrong[0] != answer).any((1, 2, 3)).all()
+    assert wrong.shape == (1, 1 + truth.DECOYS, 64, 64, 3)
+    assert np.array_equal(wrong[0, 0], answer) and (wrong[0, 1:] != answer).any((1, 2, 3)).all()
 
 
 def test_motion_is_smooth_and_speaks(world):

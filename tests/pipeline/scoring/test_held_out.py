@@ -128,9 +128,11 @@ def test_decoys_are_for_the_first_pairs_and_told_by_what_is_wrong(params, tmp_pa
     box, (video, other) = (20.0, 20.0, 180.0, 180.0), (v.video_id for v in world.videos if v.split == "test")
     jobs = [((video, 3 * k, box), (other, k, box)) for k in range(3)]
     monkeypatch.setattr(scoring_decoys, "PAIRS", 2)
-    found = scoring_decoys.decoys("reenactment", jobs, params, tmp_path)
+    right, found = scoring_decoys.answers("reenactment", jobs, params, tmp_path)
+    assert np.array_equal(right, exact("reenactment", jobs, params, tmp_path))  # of the last pair alone, too
     assert {name: wrong.shape for name, wrong in found.items()} == dict.fromkeys(
         ("right_face", "right_expression", "right_pose"), (2, 4, SIZE, SIZE, 3)
     )
     ids = [portrait.image_id for portrait in world.portraits if portrait.split == "test"]
-    assert list(scoring_decoys.decoys("swapping", [(ids[0], ids[1])], params, tmp_path)) == ["right_face"]
+    right, found = scoring_decoys.answers("swapping", [(ids[0], ids[1])], params, tmp_path)
+    assert right.shape == (1, SIZE, SIZE, 3) and list(found) == ["right_face"]

@@ -4,6 +4,7 @@ uint8 arrays are RGB, (H, W, 3); this module, `faces.py` and the video decoder a
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -65,6 +66,7 @@ def _means(image: np.ndarray, size: tuple[int, int], sigmas: list[float]) -> tup
     return cv2.resize(image.astype(np.float32), shape[::-1], interpolation=cv2.INTER_AREA), left
 
 
+@lru_cache(64)  # a clip's frames share theirs
 def _gaussian(sigma: float) -> np.ndarray:
     """A normalised Gaussian kernel cut at four sigmas, as scipy's `gaussian_filter` makes it; [1] for sigma 0."""
     radius = int(4 * sigma + 0.5)

@@ -113,15 +113,10 @@ class Faces:
 
     def detect_batch(self, images: Sequence[np.ndarray]) -> list[list[Detection]]:
         """`detect` of up to `batch` uint8 RGB images (H, W, 3) of one size, by one run of the network."""
-        import cv2
-
         model = self._models["detection"]
         if model.static_input_size is not None:
             return [self.detect(image) for image in images]
-        down, right = (-side % STRIDE for side in images[0].shape[:2])
-        padded = [cv2.copyMakeBorder(image, 0, down, 0, right, cv2.BORDER_CONSTANT) for image in images]
-        mean = (model.input_mean,) * 3
-        blob = cv2.dnn.blobFromImages(padded, 1.0 / model.input_std, mean=mean)
+        blob = _blob(images, model.input_mean, model.input_std)
         outputs = model.session.run(model.output_names, {model.input_name: blob})
         # a file that takes one picture gives (rows, values), one that takes several (pictures, rows, values)
         outputs = [values.reshape(len(images), -1, values.shape[-1]) for values in outputs]
@@ -138,6 +133,8 @@ class Faces:
         for level, stride in enumerate(model._feat_stride_fpn):
             scores = outputs[level][:, 0]
             rows = np.flatnonzero(scores >= model.det_thresh)
+            if not len(rows):
+                continue
             y, x = np.divmod(rows // anchors, size[1] // stride)
             centre = np.stack([x, y], 1).astype(np.float32) * stride  # (n, 2)
             sides = outputs[levels + level][rows] * stride
@@ -147,6 +144,8 @@ class Faces:
             else:
                 points = np.full((len(rows), 5, 2), np.nan, np.float32)
             landmarks.append(points + centre[:, None])
+        if not boxes:
+            return []
         found, points = np.vstack(boxes).astype(np.float32), np.vstack(landmarks).astype(np.float32)
         order = np.argsort(-found[:, 4], kind="stable")
         found, points = found[order], points[order]
@@ -168,3 +167,21 @@ class Faces:
         face = Face(kps=np.asarray(landmarks, np.float32))
         vector = self._models["recognition"].get(np.ascontiguousarray(image[..., ::-1]), face)
         return vector / max(float(np.linalg.norm(vector)), 1e-12)
+
+
+def _blob(images: Sequence[np.ndarray], mean: float, deviation: float) -> np.ndarray:
+    """Pictures of one size as a detector takes them: float (N, 3, H, W), padded to the stride, (v - mean) / deviation.
+
+    The numbers of `cv2.dnn.blobFromImages` in half its time, a twentieth of a small detector's.
+    """
+    import cv2
+
+    height, width = images[0].shape[:2]
+    blob = np.empty((len(images), 3, height + -height % STRIDE, width + -width % STRIDE), np.float32)
+    blob[:, :, height:] = blob[:, :, :, width:] = 0
+    for image, planes in zip(images, blob, strict=True):
+        for pixels, plane in zip(cv2.split(image), planes, strict=True):
+            plane[:height, :width] = pixels
+    blob -= np.float32(mean)
+    blob *= np.float32(1 / deviation)
+    return blob

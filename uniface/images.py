@@ -4,6 +4,7 @@ uint8 arrays are RGB, (H, W, 3); this module, `faces.py` and the video decoder a
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,12 +40,11 @@ def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         image, sigmas = _means(image, size, sigmas)
         border = cv2.BORDER_REFLECT  # about the edge of a block, which is the edge of the picture
     blurred = image.astype(np.float32)
-    if any(sigmas):
-        vertical, horizontal = (_gaussian(sigma) for sigma in sigmas)
+    vertical, horizontal = (_gaussian(sigma) for sigma in sigmas)
+    if len(vertical) > 1 or len(horizontal) > 1:
         blurred = cv2.sepFilter2D(blurred, -1, horizontal, vertical, borderType=border)
     small = cv2.resize(blurred, (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
-    np.rint(small, out=small)  # in place: temporary arrays of this size cost more in page faults than the arithmetic
-    return np.clip(small, 0, 255, out=small).astype(np.uint8)
+    return cv2.convertScaleAbs(small)  # rounded as by np.rint; nothing in it is negative
 
 
 def _means(image: np.ndarray, size: tuple[int, int], sigmas: list[float]) -> tuple[np.ndarray, list[float]]:
@@ -66,6 +66,7 @@ def _means(image: np.ndarray, size: tuple[int, int], sigmas: list[float]) -> tup
     return cv2.resize(image.astype(np.float32), shape[::-1], interpolation=cv2.INTER_AREA), left
 
 
+@lru_cache(64)  # a clip's frames share theirs
 def _gaussian(sigma: float) -> np.ndarray:
     """A normalised Gaussian kernel cut at four sigmas, as scipy's `gaussian_filter` makes it; [1] for sigma 0."""
     radius = int(4 * sigma + 0.5)

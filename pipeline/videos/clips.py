@@ -76,20 +76,24 @@ def _annotated(
         except ValueError as error:
             found.append(Clip(utterance, 0, 0, 0, "corrupt", str(error)))
     seen = {track.utterance: Seen(track.first) for track in tracks}
+    began = {track.utterance: fomm.MISS for track in tracks}  # the box with which a chunk did
     broken = None
 
-    def annotated(tick: int, size: tuple[int, int]) -> list[np.ndarray]:
-        rows = [track.boxes[tick - track.first] for track in tracks if track.first <= tick < track.end]
-        return [row * np.array(size * 2) for row in rows if not np.isnan(row[0])]
+    def annotated(tick: int, size: tuple[int, int]) -> list[tuple[np.ndarray, fomm.Box]]:
+        rows = [(t.boxes[tick - t.first], began[t.utterance]) for t in tracks if t.first <= tick < t.end]
+        return [(row * np.array(size * 2), first) for row, first in rows if not np.isnan(row[0])]
 
     try:
         for tick, size, faces in detections(path, merged(tracks), settings, detector, annotated):
             scale = np.array(size * 2)
             for track in tracks:
                 if track.first <= tick < track.end:
-                    box = track.boxes[tick - track.first] * scale
+                    box = (track.boxes[tick - track.first] * scale).tolist()
                     known = not np.isnan(box[0])
-                    seen[track.utterance].add(size, fomm.best_match(faces, box) if known else fomm.MISS)
+                    match = fomm.best_match(faces, box) if known else fomm.MISS
+                    seen[track.utterance].add(size, match)
+                    if fomm.iou(began[track.utterance], match) < settings.iou_with_initial:
+                        began[track.utterance] = match
     except codec.VideoError as error:
         broken = str(error)
     for track in tracks:

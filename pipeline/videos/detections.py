@@ -3,7 +3,8 @@
 With `crop.detect_every` n the detector looks at every n-th frame, at the first and last frame of a span, on both sides
 of a cut, and between two looks that do not lead evenly from one to the other (a face comes, goes, jumps, or is hardly
 one) at the frame in the middle, down to every frame. Boxes in between lie on the straight line. Where annotations say
-which face is followed, it alone counts: in the background something is nearly a face in many frames.
+which face is followed, it alone counts: in the background something is nearly a face in many frames; and where it
+leaves the box with which its chunk began, the frame is found, for there FOMM's protocol cuts.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -20,12 +21,17 @@ SURE = 0.6
 """Score below which a face is looked at more closely; detectors call 0.5 a face."""
 SAME = 0.5
 """Overlap from which two boxes are the same face."""
-JUMP = 0.2
+JUMP = 0.25
 """Share of its size that a side of a face's box may move between two looks."""
 CUT = 20.0
 """Mean difference in grey levels between two neighbouring frames from which on there is a cut between them."""
 _GRID = 18
 """Rows of the grid on which frames are compared for a cut."""
+
+
+Annotated = Callable[[int, tuple[int, int]], list[tuple[np.ndarray, fomm.Box]]]
+"""For a tick and a picture's (width, height), of each face that is followed there: its box (4,) by the annotation, and
+the box with which its chunk began, as far as boxes were given out; `fomm.MISS` if none were."""
 
 
 class Detector(Protocol):
@@ -41,12 +47,11 @@ def detections(
     spans: list[tuple[int, int]] | None,
     settings: CropParams,
     detector: Detector,
-    annotated: Callable[[int, tuple[int, int]], list[np.ndarray]] | None = None,
+    annotated: Annotated | None = None,
 ) -> Iterator[tuple[int, tuple[int, int], list[fomm.Box]]]:
     """(tick, (width, height) of the picture, boxes in its pixels); what is shown at several ticks is looked at once.
 
-    `annotated` gives for a tick and a picture's size the boxes (4,) of the faces that are followed there; without it
-    all faces are. Raises VideoError where the data cannot be decoded, after what comes before.
+    Without `annotated` all faces are followed. Raises VideoError where the data cannot be decoded, after what comes before.
     """
     block = _Block(settings, detector, annotated)
     try:
@@ -67,10 +72,10 @@ class _Block:
         self,
         settings: CropParams,
         detector: Detector,
-        annotated: Callable[[int, tuple[int, int]], list[np.ndarray]] | None,
+        annotated: Annotated | None,
     ):
         self._every, self._height, self._detector = settings.detect_every, settings.detect_height, detector
-        self._annotated = annotated
+        self._annotated, self._overlap = annotated, settings.iou_with_initial
         self._pictures: list[codec.Picture] = []
         self._ticks: list[list[int]] = []  # of each picture
         self._found: dict[int, np.ndarray] = {}  # index of a picture -> (n, 5), boxes in its pixels and scores
@@ -140,7 +145,7 @@ class _Block:
         """Whether two looks lead evenly from one to the other."""
         first, second = self._followed(a), self._followed(b)
         if len(first) and len(first) == len(second):
-            return _alike(first, second)
+            return _alike(first, second) and self._stays(a, first) == self._stays(b, second)
         first, second = _both(self._found[a], self._found[b])
         return len(first) == len(self._found[a]) == len(self._found[b]) and _alike(first, second)
 
@@ -148,13 +153,18 @@ class _Block:
         """The faces (n, 5) that the tracks of this tick take, in their order; none if one of them has none to take."""
         found, taken = self._found[index], []
         if self._annotated is not None and len(found):
-            for box in self._annotated(self._ticks[index][-1], self._pictures[index].size):
+            for box, _ in self._annotated(self._ticks[index][-1], self._pictures[index].size):
                 overlaps = [fomm.iou(face, box) for face in found]
                 if max(overlaps) > 0:
                     taken.append(found[int(np.argmax(overlaps))])
                 else:
                     return found[:0]
         return np.array(taken).reshape(-1, 5)
+
+    def _stays(self, index: int, faces: np.ndarray) -> list[bool]:
+        """Whether these faces, those that are followed at this picture, overlap with where their chunks began."""
+        rows = self._annotated(self._ticks[index][-1], self._pictures[index].size)
+        return [fomm.iou(began, face) >= self._overlap for (_, began), face in zip(rows, faces, strict=True)]
 
     def _look(self, indices: Iterator[int] | list[int]) -> None:
         """Run the detector on those pictures that it has not seen, as many of one size at a time as it takes."""

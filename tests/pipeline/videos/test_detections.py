@@ -8,8 +8,10 @@ import pytest
 from drawn_videos import GreenDetector, Seen, picture, write_video
 
 from pipeline import params
-from pipeline.videos.clips import tracked
+from pipeline.videos.annotations import format_utterance
+from pipeline.videos.clips import VideoJob, crop_video, tracked
 from pipeline.videos.detections import detections
+from pipeline.videos.fomm import MISS
 
 ROOT = Path(__file__).resolve().parents[3]
 CROP = dataclasses.replace(params.load(ROOT / "params.yaml").crop, detect_height=120, detect_every=5)
@@ -95,11 +97,35 @@ def test_what_is_not_followed_costs_no_looks(tmp_path):
     path = write_video(tmp_path / "v.mp4", 41, moving(0.5))
     alone, _ = look(path)
     face = np.array([10.0, 30.0, 60.0, 78.0])
-    found, looks = look(path, detector=Flickering(), annotated=lambda tick, size: [face + [0.5 * tick, 0] * 2])
+
+    def annotated(tick, size):
+        return [(face + [0.5 * tick, 0] * 2, MISS)]
+
+    found, looks = look(path, detector=Flickering(), annotated=annotated)
     assert looks == 9 and look(path, detector=Flickering())[1] > 20
     assert [boxes[0] for *_, boxes in found] == [boxes[0] for *_, boxes in alone]
     # where no face is where the annotation says, all count
-    assert look(path, detector=Flickering(), annotated=lambda tick, size: [np.array([0.0, 90.0, 9.0, 99.0])])[1] > 20
+    elsewhere = [(np.array([0.0, 90.0, 9.0, 99.0]), MISS)]
+    assert look(path, detector=Flickering(), annotated=lambda tick, size: elsewhere)[1] > 20
+
+
+def test_a_chunk_ends_at_the_frame_where_its_first_box_is_left(tmp_path):
+    """It moves ten pixels in every sixth frame: too little to be a jump, and no line."""
+
+    def left(k):
+        return 10 + 10 * (k // 6)
+
+    path = write_video(tmp_path / "v.mp4", 60, lambda k: picture((120, 160), (left(k), 30, left(k) + 48, 78)), gop=1)
+    rows = [(left(k) / 160, 0.25, 0.3, 0.4) for k in range(60)]
+    texts = {"00001": format_utterance("id00001", "v", range(60), rows)}
+    cuts, looks = [], []
+    for every in (1, 5):
+        detector, settings = GreenDetector(), dataclasses.replace(CROP, detect_every=every, min_frames=8, min_size=20)
+        clips = crop_video(VideoJob("id00001", "v", "train", str(path), texts, ()), 64, settings, detector)
+        cuts.append([(clip.start, clip.end) for clip in clips])
+        looks.append(detector.looks)
+    assert cuts[0] == cuts[1] == [(0, 18), (18, 36), (36, 54), (54, 60)]
+    assert looks[1] < 30
 
 
 def test_spans_begin_and_end_with_a_look(tmp_path):

@@ -9,7 +9,6 @@ import psutil
 import pytest
 from small_project import environment, make_project, run
 
-from flows.reproduce import TEMPORARY_SERVER, only_if_busy, without_tracebacks
 from pipeline.common.repro import Busy, StageFailed
 
 
@@ -25,11 +24,15 @@ class State:
 
 
 def test_only_a_busy_lock_is_retried():
+    from flows.reproduce import only_if_busy  # Prefect takes a second to import, which the other tests do without
+
     assert only_if_busy(None, None, State(Busy("held")))
     assert not only_if_busy(None, None, State(StageFailed("stage crop failed")))
 
 
 def test_an_expected_failure_is_logged_without_its_traceback():
+    from flows.reproduce import without_tracebacks
+
     for error, kept in ((StageFailed("stage crop failed"), False), (ZeroDivisionError(), True)):
         record = logging.LogRecord("", logging.ERROR, "", 0, "failed", (), (type(error), error, None))
         assert without_tracebacks(record)
@@ -54,6 +57,8 @@ def test_without_a_server_every_stage_then_a_failing_one(tmp_path):
 
 @pytest.mark.slow
 def test_a_flow_killed_with_9_leaves_no_server_behind(tmp_path):
+    from flows.reproduce import TEMPORARY_SERVER
+
     project = make_project(tmp_path / "project", quality=20.0)
     (project / "dvc.yaml").write_text("stages:\n  one:\n    cmd: echo asleep && sleep 5\n    deps: [raw]\n")
     command, environ = [sys.executable, "-m", "flows.reproduce"], environment(project)

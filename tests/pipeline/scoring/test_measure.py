@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import torchvision
 from made_pairs import made_pairs, paste
 from tiny_nets import write_nets
 
@@ -118,6 +117,7 @@ def test_stand_ins_never_give_a_number_the_papers_name(scorer):
 
 
 def test_real_networks_give_lpips_its_name_and_value(nets, tmp_path):
+    import torchvision
     from lpips.lpips import LPIPS
 
     folder = tmp_path / "weights"

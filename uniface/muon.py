@@ -33,9 +33,9 @@ class Muon(torch.optim.Optimizer):
     """The momentum's matrix, orthogonalised (K. Jordan et al., Muon, 2024). Not in the paper, which has Adam.
 
     A step changes a weight by a fixed share of `lr` in the root mean square, about what Adam does, so that the same
-    `lr` serves both (as in Liu et al., Muon is scalable for LLM training, 2025, Sec. 2.2). Kernels `(out, in, height, width)` are
-    matrices `(out, height x width x in)`. PyTorch's own Muon takes no kernels, and computes in bfloat16, which most
-    processors only emulate.
+    `lr` serves both (as in Liu et al., Muon is scalable for LLM training, 2025, Sec. 2.2). Kernels `(out, in, height,
+    width)` are matrices `(out, height x width x in)`. PyTorch's own Muon takes no kernels, and computes in bfloat16,
+    which most processors only emulate.
     """
 
     def __init__(self, params: Iterable[nn.Parameter] | Iterable[dict], lr: float):

@@ -1,11 +1,14 @@
 """Faces in every frame and in every n-th: processor time of the crop stage, and what becomes of its clips.
 
-    python -m benchmarks.detect_every [FOLDER_OF_ANOTHER_BUILD]
+    python -m benchmarks.detect_every [FOLDER_OF_ANOTHER_BUILD [PROJECT_WITH_DATA]]
 
 Sample videos of 640 x 360 with their annotations go through this build with `crop.detect_every` 1 and 5, and through
 another checkout of the project if one is named, in turn. The detector is a stand-in: the sample's own network (0.40
 GMAC for 640 x 480 pixels) finds the faces, and a network with SCRFD-500M's layout and random weights (0.62) runs beside
 it for the cost. Rates are frames of the source per second of processor time, on one core, decoding to encoding.
+
+Kept chunks and boxes are compared on those videos, and on all of data/videos where `download` and `weights` have run
+(here, or in the project that is named), at its own settings.
 """
 
 import dataclasses
@@ -16,8 +19,12 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:  # another build may have none
+    from pipeline.sections import CropParams
 
 ROOT = Path(__file__).resolve().parents[1]
 VIDEOS = 20
@@ -94,32 +101,41 @@ def write_cost(path: Path) -> None:
     torch.onnx.export(Cost().eval(), (example,), str(path), input_names=["image"], dynamo=False, opset_version=13)
 
 
-def measure(raw: Path, nets: Path, every: int) -> dict:
-    """What one build, that of the current folder, makes of the videos; runs in a process of its own."""
+def settings() -> "CropParams":
+    """The paper's, but for faces that are as small as those of 360 rows."""
     from pipeline import params
 
-    settings = dataclasses.replace(params.load("params.paper.yaml").crop, min_size=96)
-    if hasattr(settings, "detect_every"):
+    return dataclasses.replace(params.load("params.paper.yaml").crop, min_size=96)
+
+
+def annotated(raw: Path) -> list[tuple[Path, dict[str, str]]]:
+    """The sample videos in `raw`, each with its annotations by utterance."""
+    folders = sorted(path for path in (raw / "txt").glob("*/*") if path.is_dir())
+    return [
+        (raw / "videos" / f"{folder.name}.mp4", {text.stem: text.read_text() for text in sorted(folder.glob("*.txt"))})
+        for folder in folders
+    ]
+
+
+def measure(raw: Path, nets: Path, every: int) -> dict:
+    """What one build, that of the current folder, makes of the videos; runs in a process of its own."""
+    chosen = settings()
+    if hasattr(chosen, "detect_every"):
         from pipeline.videos.clips import Cropper, VideoJob
 
-        settings = dataclasses.replace(settings, detect_every=every)
+        chosen = dataclasses.replace(chosen, detect_every=every)
     else:  # the build before pipeline/videos
         from pipeline.clips import Job as VideoJob
 
         from pipeline.crop import Cropper
     detector = Costly(nets)
-    worker = Cropper(256, settings, lambda: detector)
-    jobs = []
-    for folder in sorted(path for path in (raw / "txt").glob("*/*") if path.is_dir()):
-        texts = {file.stem: file.read_text() for file in sorted(folder.glob("*.txt"))}
-        path = raw / "videos" / f"{folder.name}.mp4"
-        jobs.append(VideoJob(folder.parent.name, folder.name, "train", str(path), texts, ()))
+    worker = Cropper(256, chosen, lambda: detector)
+    jobs = [VideoJob("id", path.stem, "train", str(path), texts, ()) for path, texts in annotated(raw)]
     worker(jobs[0])  # what is loaded once
-    detector.looks, clips, began = 0, {}, time.process_time()
+    detector.looks, began = 0, time.process_time()
     for job in jobs:
-        for clip in worker(job):
-            clips[f"{job.video_id} {clip.utterance} {clip.chunk}"] = [clip.start, clip.end, clip.status, clip.box]
-    return {"seconds": time.process_time() - began, "looks": detector.looks, "clips": clips}
+        worker(job)
+    return {"seconds": time.process_time() - began, "looks": detector.looks}
 
 
 def in_build(build: Path, raw: Path, nets: Path, every: int) -> dict:
@@ -138,31 +154,56 @@ def in_build(build: Path, raw: Path, nets: Path, every: int) -> dict:
     return json.loads(result.stdout.splitlines()[-1])
 
 
-def errors(raw: Path, nets: Path) -> list[float]:
-    """Mean distance in pixels, side by side, of the boxes with `EVERY` from those of every frame, for each video."""
-    from pipeline import params
+def compared(videos: list[tuple[Path, dict[str, str]]], chosen: "CropParams", nets: Path) -> dict:
+    """What becomes of kept chunks and boxes with `EVERY`; `videos` are files with their annotations by utterance.
+
+    A chunk is identical if one of the same frames of the same utterance is kept; distances are means over the sides of
+    boxes, in pixels of the source, over all frames with a face.
+    """
     from pipeline.videos.annotations import parse_utterance
-    from pipeline.videos.detections import detections
-    from pipeline.videos.fomm import MISS, best_match
-    from pipeline.videos.tracks import merged
+    from pipeline.videos.fomm import MISS
+    from pipeline.videos.tracks import chunks, matched
     from uniface.faces import Faces
 
-    settings, faces, found = params.load("params.paper.yaml").crop, Faces(nets, threads=1, recognise=False), []
-    for folder in sorted(path for path in (raw / "txt").glob("*/*") if path.is_dir()):
-        tracks = [parse_utterance(file.read_text(), file.stem) for file in sorted(folder.glob("*.txt"))]
-        boxes = []
-
-        def annotated(tick: int, size: tuple[int, int], tracks: list = tracks) -> list[np.ndarray]:
-            track = next(track for track in tracks if track.first <= tick < track.end)
-            return [track.boxes[tick - track.first] * np.array(size * 2)]
-
-        for every in (1, EVERY):
-            chosen, video = dataclasses.replace(settings, detect_every=every), raw / "videos" / f"{folder.name}.mp4"
-            looked = detections(video, merged(tracks), chosen, faces, annotated)
-            boxes.append([best_match(seen, annotated(tick, size)[0]) for tick, size, seen in looked])
+    faces, distances, kept = Faces(nets, threads=1, recognise=False), [], (set(), set())
+    for path, texts in videos:
+        tracks, boxes = [parse_utterance(text, name) for name, text in texts.items()], ([], [])
+        for every, found, looked in zip((1, EVERY), kept, boxes, strict=True):
+            chosen = dataclasses.replace(chosen, detect_every=every)
+            for name, seen in matched(path, tracks, chosen, faces)[0].items():
+                rows = chunks(name, seen, chosen)
+                found |= {(path.stem, name, row.start, row.end) for row in rows if row.status == "kept"}
+                looked += [box for _, _, part in seen.parts for box in part]
         both = [(a, b) for a, b in zip(*boxes, strict=True) if MISS not in (a, b)]
-        found.append(float(np.mean([np.abs(np.subtract(a, b)).mean() for a, b in both])))
-    return found
+        distances += [float(np.abs(np.subtract(a, b)).mean()) for a, b in both]
+    same = len(kept[0] & kept[1])
+    return {
+        "videos": len(videos),
+        "kept": [len(found) for found in kept],
+        "identical": [same, round(same / len(kept[0]), 4)],
+        "box_error_px_mean": round(float(np.mean(distances)), 3),
+    }
+
+
+def of_project(root: Path) -> dict | None:
+    """`compared` for the videos that `download` found; None where there are none, or no detector."""
+    import pyarrow.parquet
+
+    from pipeline import params
+    from pipeline.common.places import Places
+    from pipeline.videos.annotations import Annotations
+
+    places = Places(root)
+    table, nets = places.data / "videos.parquet", places.nets / "faces"
+    if not table.exists() or not nets.exists():
+        return None
+    rows, annotations = pyarrow.parquet.read_table(table).to_pylist(), Annotations(places.annotations)
+    videos = [
+        (places.data / row["path"], annotations.texts(row["person_id"], row["video_id"]))
+        for row in rows
+        if row["status"] == "ok"
+    ]
+    return compared(videos, params.load(root / "params.yaml").crop, nets)
 
 
 def main() -> None:
@@ -187,13 +228,11 @@ def main() -> None:
             for name, build, every in builds:
                 found = in_build(build, raw, nets, every)
                 best[name] = min(found, best.get(name, found), key=lambda one: one["seconds"])
-        every_frame, some = (best[f"this_every_{n}"]["clips"] for n in (1, EVERY))
-        same = [some.get(name, [None] * 3)[:3] == row[:3] for name, row in every_frame.items()]
-        distances = errors(raw, nets)
+        chunks = compared(annotated(raw), settings(), nets)
     print(json.dumps({name: round(frames / one["seconds"], 1) for name, one in best.items()}))
     print(json.dumps({"frames": frames, "looks": {name: one["looks"] for name, one in best.items()}}))
-    print(json.dumps({"chunks": len(same), "identical": round(float(np.mean(same)), 4)}))
-    print(json.dumps({"box_error_px_mean": round(float(np.mean(distances)), 3), "worst": round(max(distances), 3)}))
+    print(json.dumps({"these_videos": chunks}))
+    print(json.dumps({"samples_videos": of_project(Path(sys.argv[2]) if sys.argv[2:] else ROOT)}))
 
 
 if __name__ == "__main__":

@@ -7,15 +7,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
 from pipeline.common.walk import natural
 from pipeline.sections import CropParams
 from pipeline.videos import codec, fomm
 from pipeline.videos.annotations import Crop, parse_utterance
 from pipeline.videos.cutting import cut, recut
-from pipeline.videos.detections import Detector, detections
-from pipeline.videos.tracks import Clip, Seen, chunks, merged, tracked
+from pipeline.videos.detections import Detector
+from pipeline.videos.tracks import Clip, chunks, matched, tracked
 
 WHOLE = "00000"
 """The utterance's name where a video has no annotations."""
@@ -68,34 +66,14 @@ def _names(job: VideoJob) -> list[str]:
 def _annotated(
     path: Path, texts: Mapping[str, str], info: codec.Info, settings: CropParams, detector: Detector
 ) -> list[Clip]:
-    """The protocol for annotated utterances: in each frame the detection that overlaps most with the annotation."""
+    """The protocol for annotated utterances."""
     tracks, found = [], []
     for utterance, text in texts.items():
         try:
             tracks.append(parse_utterance(text, utterance))
         except ValueError as error:
             found.append(Clip(utterance, 0, 0, 0, "corrupt", str(error)))
-    seen = {track.utterance: Seen(track.first) for track in tracks}
-    began = {track.utterance: fomm.MISS for track in tracks}  # the box with which a chunk did
-    broken = None
-
-    def annotated(tick: int, size: tuple[int, int]) -> list[tuple[np.ndarray, fomm.Box]]:
-        rows = [(t.boxes[tick - t.first], began[t.utterance]) for t in tracks if t.first <= tick < t.end]
-        return [(row * np.array(size * 2), first) for row, first in rows if not np.isnan(row[0])]
-
-    try:
-        for tick, size, faces in detections(path, merged(tracks), settings, detector, annotated):
-            scale = np.array(size * 2)
-            for track in tracks:
-                if track.first <= tick < track.end:
-                    box = (track.boxes[tick - track.first] * scale).tolist()
-                    known = not np.isnan(box[0])
-                    match = fomm.best_match(faces, box) if known else fomm.MISS
-                    seen[track.utterance].add(size, match)
-                    if fomm.iou(began[track.utterance], match) < settings.iou_with_initial:
-                        began[track.utterance] = match
-    except codec.VideoError as error:
-        broken = str(error)
+    seen, broken = matched(path, tracks, settings, detector)
     for track in tracks:
         boxes = seen[track.utterance]
         rows = chunks(track.utterance, boxes, settings)

@@ -51,7 +51,8 @@ def detections(
 ) -> Iterator[tuple[int, tuple[int, int], list[fomm.Box]]]:
     """(tick, (width, height) of the picture, boxes in its pixels); what is shown at several ticks is looked at once.
 
-    Without `annotated` all faces are followed. Raises VideoError where the data cannot be decoded, after what comes before.
+    Without `annotated` all faces are followed. Raises VideoError where the data cannot be decoded, after what comes
+    before.
     """
     block = _Block(settings, detector, annotated)
     try:

@@ -142,7 +142,7 @@ def verdict(
         return "short", f"{len(tube)} frames, {settings.min_frames} needed", None
     around = join(tube)
     sides = around[2] - around[0], around[3] - around[1]
-    if max(sides) < settings.min_size or min(sides) <= 0:
+    if max(sides) < settings.min_size or min(sides) < 1:  # a sliver: its margins have no end
         return "small", f"{max(sides):.0f} pixels, {settings.min_size} needed", None
     box = enlarge(around, settings.increase)
     beyond = lacking(box, size)

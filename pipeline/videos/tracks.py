@@ -1,8 +1,10 @@
 """From the faces in the frames of a video to candidate clips: follow one, cut its track by FOMM's protocol."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import numpy as np
 
 from pipeline.sections import CropParams
 from pipeline.videos import codec, fomm
@@ -78,6 +80,32 @@ def tracked(
     try:
         for _, size, faces in detections(path, spans, settings, detector):
             seen.add(size, _follow(seen.last(size), faces, settings.iou_with_initial))
+    except codec.VideoError as error:
+        return seen, str(error)
+    return seen, None
+
+
+def matched(
+    path: Path, tracks: Sequence[Track], settings: CropParams, detector: Detector
+) -> tuple[dict[str, Seen], str | None]:
+    """By utterance, in each frame the detection that overlaps most with the annotation; what broke the video off."""
+    seen = {track.utterance: Seen(track.first) for track in tracks}
+    began = {track.utterance: fomm.MISS for track in tracks}  # the box with which a chunk did
+
+    def annotated(tick: int, size: tuple[int, int]) -> list[tuple[np.ndarray, fomm.Box]]:
+        rows = [(t.boxes[tick - t.first], began[t.utterance]) for t in tracks if t.first <= tick < t.end]
+        return [(row * np.array(size * 2), first) for row, first in rows if not np.isnan(row[0])]
+
+    try:
+        for tick, size, faces in detections(path, merged(tracks), settings, detector, annotated):
+            scale = np.array(size * 2)
+            for track in tracks:
+                if track.first <= tick < track.end:
+                    box = (track.boxes[tick - track.first] * scale).tolist()
+                    match = fomm.MISS if np.isnan(box[0]) else fomm.best_match(faces, box)
+                    seen[track.utterance].add(size, match)
+                    if fomm.iou(began[track.utterance], match) < settings.iou_with_initial:
+                        began[track.utterance] = match
     except codec.VideoError as error:
         return seen, str(error)
     return seen, None

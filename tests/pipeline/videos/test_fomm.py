@@ -97,7 +97,9 @@ def test_best_match_takes_the_overlap_and_clips_at_zero():
 def test_a_flat_box_cannot_be_enlarged():
     with pytest.raises(ValueError, match="0"):
         fomm.enlarge((10, 10, 300, 10), 0.1)
-    assert statuses([(300.0, 200.0, 700.0, 200.0)] * 64) == [("small", 0, 64)]
+    for bottom in (200.0, 200.5):
+        assert statuses([(300.0, 200.0, 700.0, bottom)] * 64) == [("small", 0, 64)]
+    assert statuses([(0.0, 0.0, 1e-313, 400.0)] * 64) == [("small", 0, 64)]
 
 
 numbers = st.floats(0, 600, allow_nan=False)

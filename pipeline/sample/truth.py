@@ -15,7 +15,7 @@ Decoys are answers with one thing wrong: another test person's face, another fra
 is nearer to the right one than to these (`pipeline.scoring.decoys`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import cv2
@@ -88,13 +88,12 @@ def swapped_decoys(world: World, source_image_id: str, target_image_id: str, ima
     The same world and number `draw` choose the same ones.
     """
     rng = np.random.default_rng([world.seed, DECOY, draw])
-    faces = {portrait.identity: portrait.face for portrait in world.portraits if portrait.split == "test"}
     face = world.portrait(source_image_id).face
     of_face = _swap(world, face, target_image_id, image_size)
-    return np.array([[of_face(one) for one in (face, *_others(rng, face, list(faces.values())))]])
+    return np.array([[of_face(one) for one in (face, *_others(rng, face, world.test_faces))]])
 
 
-def _others(rng: np.random.Generator, face: Face, faces: list[Face]) -> list[Face]:
+def _others(rng: np.random.Generator, face: Face, faces: Sequence[Face]) -> list[Face]:
     """DECOYS of the faces that are not `face`, each once as long as there are enough."""
     strangers = [other for other in faces if other != face]
     chosen = rng.choice(len(strangers), DECOYS, replace=len(strangers) < DECOYS)

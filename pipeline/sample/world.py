@@ -157,6 +157,7 @@ class World:
         if params.portrait_identities > params.portraits:
             raise ValueError("params.yaml: sample.portraits must be at least sample.portrait_identities")
         self.params, self.seed = params, seed
+        self._faces: dict[int, Face] = {}
 
     @cached_property
     def videos(self) -> tuple[Video, ...]:
@@ -167,30 +168,12 @@ class World:
     @cached_property
     def portraits(self) -> tuple[Portrait, ...]:
         """All portraits in the order of their image_id; the looks of one identity are spread all over."""
-        params = self.params
-        count, identities = params.portraits * params.scale, params.portrait_identities * params.scale
-        train = identities - params.test_identities * params.scale
-        rng = np.random.default_rng([self.seed, NUMBERING])
-        owner = rng.permutation(count) % identities
-        original = rng.permutation(count) + 1
-        faces = [Face.sample(np.random.default_rng([self.seed, IDENTITY, i])) for i in range(identities)]
-        portraits = []
-        for n in range(count):
-            rng, identity = np.random.default_rng([self.seed, PORTRAIT, n]), int(owner[n])
-            portraits.append(
-                Portrait(
-                    image_id=str(n),
-                    original=int(original[n]),
-                    identity=identity + 1,
-                    split="train" if identity < train else "test",
-                    face=faces[identity],
-                    look=Look.sample(rng),
-                    scene=Scene.sample(rng),
-                    attributes=Attributes.portrait(rng),
-                    size=params.portrait_size,
-                )
-            )
-        return tuple(portraits)
+        return tuple(self._portrait(n) for n in range(len(self._owners)))
+
+    @cached_property
+    def test_faces(self) -> tuple[Face, ...]:
+        """The faces of the test identities, in the order of their first portraits."""
+        return tuple(self._face(i) for i in dict.fromkeys(self._owners.tolist()) if i >= self._train_identities)
 
     def video(self, video_id: str) -> Video:
         """The video of that id; KeyError if there is none."""
@@ -198,15 +181,48 @@ class World:
 
     def portrait(self, image_id: str) -> Portrait:
         """The portrait of that id; KeyError if there is none."""
-        return self._portraits_by_id[image_id]
+        if not image_id.isdecimal() or int(image_id) >= len(self._owners):
+            raise KeyError(image_id)
+        return self._portrait(int(image_id))
 
     @cached_property
     def _videos_by_id(self) -> dict[str, Video]:
         return {video.video_id: video for video in self.videos}
 
     @cached_property
-    def _portraits_by_id(self) -> dict[str, Portrait]:
-        return {portrait.image_id: portrait for portrait in self.portraits}
+    def _train_identities(self) -> int:
+        return (self.params.portrait_identities - self.params.test_identities) * self.params.scale
+
+    @cached_property
+    def _owners(self) -> np.ndarray:
+        """The identity of each portrait."""
+        return self._numbering[0] % (self.params.portrait_identities * self.params.scale)
+
+    @cached_property
+    def _numbering(self) -> tuple[np.ndarray, np.ndarray]:
+        """Two permutations of the portraits: that of their owners, and their numbers in CelebA."""
+        rng, count = np.random.default_rng([self.seed, NUMBERING]), self.params.portraits * self.params.scale
+        return rng.permutation(count), rng.permutation(count)
+
+    def _face(self, identity: int) -> Face:
+        """The face of an identity; each is one object, whichever portrait asks."""
+        if identity not in self._faces:
+            self._faces[identity] = Face.sample(np.random.default_rng([self.seed, IDENTITY, identity]))
+        return self._faces[identity]
+
+    def _portrait(self, n: int) -> Portrait:
+        rng, identity = np.random.default_rng([self.seed, PORTRAIT, n]), int(self._owners[n])
+        return Portrait(
+            image_id=str(n),
+            original=int(self._numbering[1][n]) + 1,
+            identity=identity + 1,
+            split="train" if identity < self._train_identities else "test",
+            face=self._face(identity),
+            look=Look.sample(rng),
+            scene=Scene.sample(rng),
+            attributes=Attributes.portrait(rng),
+            size=self.params.portrait_size,
+        )
 
     def _video(self, index: int, persons: int) -> Video:
         params, seed = self.params, (self.seed, PERSON, index)

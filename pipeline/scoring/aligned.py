@@ -9,16 +9,22 @@ from pathlib import Path
 import numpy as np
 
 from uniface.alignment import RECOGNISER_SIZE, largest_face
+from uniface.faces import Detection, Faces
+
+
+class _Detector(Faces):
+    """Faces found one picture at a time as in batches, which decodes only where there is a face: the same ones."""
+
+    def detect(self, image: np.ndarray, height: None = None) -> list[Detection]:
+        return self.detect_batch([image])[0]
 
 
 class Aligner:
     """The largest face in each picture, found by the detector in `folder` (see `uniface.faces.Faces`)."""
 
     def __init__(self, folder: Path):
-        from uniface.faces import Faces
-
         # pictures are looked at side by side, each by one thread: small pictures leave several nothing to share
-        self._faces = Faces(folder, threads=1, recognise=False)
+        self._faces = _Detector(folder, threads=1, recognise=False)
         self._pool = ThreadPoolExecutor(os.cpu_count())
 
     def find(self, pictures: Sequence[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray | None]]:

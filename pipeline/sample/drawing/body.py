@@ -115,17 +115,20 @@ class Body:
         unit: float,
     ) -> None:
         """The neck, bent from the shoulders to the head; in head units from the body's `centre`."""
-        x0, y0 = (max(int(c), 0) for c in (centre[0] - 1.25 * unit, centre[1] + 0.35 * unit))
-        x1, y1 = (max(int(c), 0) for c in (centre[0] + 1.25 * unit, centre[1] + 2.0 * unit))
+        y0, y1 = (min(max(int(centre[1] + c * unit), 0), len(image)) for c in (0.35, 2.0))
+        if y1 == y0:
+            return
+        y = ((np.arange(y0, y1, dtype=np.float32) + 0.5 - centre[1]) / unit)[:, None]
+        down = clip((y - 0.55) / 0.95, 0, 1)
+        middle = (head_x + 0.10 * math.sin(math.radians(attributes.yaw))) * (1 - down)
+        width = 0.46 + 0.10 * (self.face.boxiness - 2.15) + 0.07 * (1 - np.cos(down * 1.6))
+        width, px = width + 0.55 * clip(down - 0.78, 0, 1), 1.3 / unit
+        x0 = max(int(centre[0] + unit * (float((middle - width).min()) - px)) - 1, 0)
+        x1 = max(int(centre[0] + unit * (float((middle + width).max()) + px)) + 2, 0)
         part = image[y0:y1, x0:x1]
         if part.size == 0:
             return
         x = ((np.arange(x0, x0 + part.shape[1], dtype=np.float32) + 0.5 - centre[0]) / unit)[None, :]
-        y = ((np.arange(y0, y0 + part.shape[0], dtype=np.float32) + 0.5 - centre[1]) / unit)[:, None]
-        down = clip((y - 0.55) / 0.95, 0, 1)
-        middle = (head_x + 0.10 * math.sin(math.radians(attributes.yaw))) * (1 - down)
-        width = 0.46 + 0.10 * (self.face.boxiness - 2.15) + 0.07 * (1 - np.cos(down * 1.6))
-        width = width + 0.55 * clip(down - 0.78, 0, 1)
         q = clip((x - middle) / width, -1, 1)
         normals = q, np.full_like(q, -0.05), np.sqrt(1 - q * q)
         chin = self.face.chin_length * 0.93 + head_y + 0.16 * attributes.mouth + 0.008 * attributes.pitch
@@ -133,7 +136,6 @@ class Body:
         occlusion *= 1 - 0.22 * ridge(np.abs(x) - 0.25 * down, 0.12, 0.04) * ridge(y, 1.45, 0.25)
         skin = colour(self.look.skin) * colour((0.97, 0.92, 0.90))
         lit = shade(normals, skin, 0.08, occlusion, self.light, VIEW)
-        px = 1.3 / unit
         cover = smoothstep(px, -px, np.abs(x - middle) - width) * smoothstep(0.4, 0.6, y)
         part += (lit - part) * spread(cover)
 

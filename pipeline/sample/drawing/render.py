@@ -97,7 +97,7 @@ class Renderer:
         of the picture first, in pixels (x, y); (0, 0) is the middle of the first pixel. `centre` moves the resting
         place."""
         image, landmarks = self.expose(attributes, centre)
-        return FILM[clip(image, 0, 511).astype(np.uint16)], landmarks
+        return FILM.take(clip(image, 0, 511).astype(np.uint16)), landmarks
 
     def expose(
         self, attributes: Attributes, centre: tuple[float, float] | None = None

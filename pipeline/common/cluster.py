@@ -46,7 +46,9 @@ def connect(compute: ComputeParams) -> None:
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     for name, value in KEEP_MEMORY.items():
         os.environ.setdefault(name, value)
-    if not is_ours():
+    if is_ours():  # else a worker a core is started at once, and what a training starts takes one of them at most
+        os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
+    else:
         token_mode()
     import ray
 

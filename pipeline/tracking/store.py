@@ -19,6 +19,8 @@ ARTIFACTS = "mlartifacts"
 MEND = "python -m pipeline.promote mend"
 # A server that does not answer costs seconds; by MLflow's defaults, every call to it takes four minutes.
 PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1"}
+# Set before MLflow is imported: it would tell its makers what is called, which nobody here has been asked about.
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 # MLflow makes every path absolute, whatever it is given: these columns hold them.
 PATHS = (
     ("experiments", "artifact_location"),

@@ -148,3 +148,9 @@ def test_an_older_database_is_upgraded_and_a_copy_kept(tmp_path):
     with closing(sqlite3.connect(copy)) as database:
         assert database.execute("SELECT version_num FROM alembic_version").fetchall() == [(OLDER,)]
     store.initialise(tmp_path)
+
+
+def test_mlflow_tells_its_makers_nothing():
+    from mlflow.environment_variables import MLFLOW_DISABLE_TELEMETRY
+
+    assert MLFLOW_DISABLE_TELEMETRY.get() is True

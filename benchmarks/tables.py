@@ -1,10 +1,11 @@
 """The result tables of README.md and docs/results.md, from what `evaluate` measured of the quick and the long run.
 
-    python -m benchmarks.tables        # after make repro; writes between the marks of both files
+    python -m benchmarks.tables        # after make repro and make ablations; writes between the marks of both files
 
 The quick run's numbers are those of reports/metrics.json, the long run's of pretrained/metrics.json.
 """
 
+import csv
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,6 +31,8 @@ BESIDE = {
     "reenactment": ("copy_source", "mean_frame", "blurred_truth"),
     "swapping": ("copy_target", "blurred_target", "blurred_truth"),
 }
+ABLATED = (("reenactment", "psnr"), ("reenactment", "ape"), ("reenactment", "right_pose"), ("swapping", "csim"),
+           ("swapping", "csim_target"), ("swapping", "psnr_face"), ("swapping", "ape"))  # fmt: skip
 SHOWN = ("psnr", "right_face", "right_expression", "right_pose", "csim")  # in README.md
 
 
@@ -97,6 +100,20 @@ def aligned(found: dict) -> str:
     return table([f"{found['pairs']['swapping']} pairs", "like source", "like target", "retrieval", "no face"], lines)
 
 
+def ablated(rows: Sequence[dict[str, str]]) -> str:
+    """Each variant of `make ablations`: with a star what differs from all parts together outside its interval."""
+    found = {(row["variant"], row["exam"], row["metric"]): row for row in rows}
+
+    def cell(row: dict[str, str]) -> str:
+        low, high = row["difference_low"], row["difference_high"]
+        apart = low and (float(low) > 0 or float(high) < 0)
+        return f"{float(row['value']):.2f}{'*' if apart else ''}"
+
+    variants = dict.fromkeys(row["variant"] for row in rows)
+    lines = [[name.replace("_", " "), *(cell(found[name, *key]) for key in ABLATED)] for name in variants]
+    return table(["", *(f"{task}: {NAMES[metric]}" for task, metric in ABLATED)], lines)
+
+
 def gate(found: dict) -> str:
     """May the judge judge? What it sees in exact swaps, on aligned faces and in the released protocol's crop."""
     check = found["controls"]["swapping"]["judge_check"]
@@ -136,6 +153,8 @@ def main() -> None:
         write_between_marks(RESULTS, f"benchmarks/tables.py {task}", of_task(task, quick, long))
     write_between_marks(RESULTS, "benchmarks/tables.py aligned", aligned(quick))
     write_between_marks(README, "benchmarks/tables.py gate", gate(quick))
+    with Path("reports/ablations.csv").open(encoding="utf-8", newline="") as file:
+        write_between_marks(RESULTS, "benchmarks/tables.py ablations", ablated(list(csv.DictReader(file))))
 
 
 if __name__ == "__main__":

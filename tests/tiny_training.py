@@ -54,7 +54,7 @@ def settings() -> dict:
     for stage in ("train_reenactment", "train_swapping"):
         values[stage] |= {
             "iterations": 12, "batch_size": 2, "log_every": 2, "checkpoint_every": 4, "sample_every": 6, "skip_from": 0,
-            "adversarial_from": 0,
+            "adversarial_from": 0, "half_until": 0,
             "weights": weights, "perceptual_same": False, "contextual_maps": [],
         }  # fmt: skip
     values["compute"] |= {"workers": 1, "cpus_per_worker": 1, "gpus_per_worker": 0, "loader_workers": 0}

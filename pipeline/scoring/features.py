@@ -20,6 +20,8 @@ BLOCK = 100
 """Pictures that are computed, and kept, together: what an interruption can cost."""
 MADE_BYTES = 256 << 20
 """Of pictures of one set that are remembered once they are made: each is looked at several times."""
+TOGETHER = 20
+"""Pictures that are made together, whichever of them are asked for: a network's last bits depend on the batch."""
 KEPT_DAYS = 60
 """Days after which what no evaluation has asked for goes."""
 
@@ -48,9 +50,10 @@ class Pictures:
         if self._array is not None:
             return self._array[rows]
         wanted = range(len(self))[rows] if isinstance(rows, slice) else rows
-        missing = [k for k in wanted if k not in self._made]
-        if missing:
-            self._made.update(zip(missing, self._make(*(one[missing] for one in self._inputs)), strict=True))
+        for start in sorted({k - k % TOGETHER for k in wanted if k not in self._made}):
+            group = range(start, min(start + TOGETHER, len(self)))
+            made = self._make(*(one[start : group.stop] for one in self._inputs))
+            self._made.update(zip(group, made, strict=True))
         found = np.stack([self._made[k] for k in wanted])
         while len(self._made) * found[0].nbytes > MADE_BYTES:
             self._made.pop(next(iter(self._made)))

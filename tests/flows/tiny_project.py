@@ -36,7 +36,7 @@ TINY = {
     },
     "model": {"max_channels": 16, "channel_base": 256},
     "train_reenactment": {"iterations": 4, "batch_size": 2, "adversarial_from": 2},
-    "train_swapping": {"iterations": 4, "batch_size": 2, "skip_from": 2, "adversarial_from": 2},
+    "train_swapping": {"iterations": 4, "batch_size": 2, "skip_from": 2, "adversarial_from": 2, "half_until": 0},
     "evaluate": {"pairs": 4, "batch_size": 4, "grid_rows": 2},
     "compute": {"workers": 1, "cpus_per_worker": 1, "crop_workers": 1},
 }

@@ -14,6 +14,7 @@ from pipeline.scoring.features import Pictures, Store, joined
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
     monkeypatch.setattr(features, "BLOCK", 2)
+    monkeypatch.setattr(features, "TOGETHER", 2)
 
 
 def pictures(n: int = 5, seed: int = 0) -> np.ndarray:
@@ -35,6 +36,17 @@ def test_pictures_are_made_when_they_are_looked_at_and_known_before():
     assert keys != [Pictures.made(add, a, b, name="other").key(rows) for rows in both.blocks()]
     assert np.array_equal(both[slice(0, 2)], a[slice(0, 2)] + b[slice(0, 2)]) and made == [2]
     assert np.array_equal(np.asarray(both), pictures() + pictures(seed=1)) and np.array_equal(both[[3]], both[3:4])
+
+
+def test_the_same_pictures_are_made_together_whichever_are_asked_for_first():
+    """A network's last bits depend on the batch: a second evaluation that asks for a few must get the same ones."""
+    made = []
+    for rows in ([3, 0], [0, 3], slice(0, 5)):
+        both = Pictures.made(lambda x: made.append(x.copy()) or x, Pictures(pictures()), name="same")
+        both[rows]
+    assert [len(batch) for batch in made] == [2, 2, 2, 2, 2, 2, 1]
+    for first in (0, 2, 4):
+        assert all(np.array_equal(made[first + k], pictures()[2 * k : 2 * k + 2]) for k in (0, 1))
 
 
 def test_equal_pictures_have_equal_keys_and_others_others():

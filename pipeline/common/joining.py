@@ -169,7 +169,10 @@ def pinned(text: str) -> list[str]:
 
 
 def _check_packages(nodes: list[dict]) -> None:
-    """Raise ConnectionError naming a machine where a package has another version than here."""
+    """Raise ConnectionError naming a machine where a package has another version than here.
+
+    One that has died counts no more, even if the cluster learns of it only now.
+    """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -179,21 +182,25 @@ def _check_packages(nodes: list[dict]) -> None:
     asked = {
         task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
             list(ours)
-        ): node["NodeManagerAddress"]
+        ): node
         for node in nodes
         if node["Alive"]
     }
     done, open_ = ray.wait(list(asked), num_returns=len(asked), timeout=FIRST_TASK)
     if open_:
-        raise ConnectionError(f"{asked[open_[0]]} of the Ray cluster starts no process within {FIRST_TASK} s")
+        slow = asked[open_[0]]["NodeManagerAddress"]
+        raise ConnectionError(f"{slow} of the Ray cluster starts no process within {FIRST_TASK} s")
     for reference in done:
+        machine = asked[reference]["NodeManagerAddress"]
         try:
             theirs = ray.get(reference)
         except ray.exceptions.RayError as error:
+            if asked[reference]["NodeID"] not in {node["NodeID"] for node in ray.nodes() if node["Alive"]}:
+                continue
             said = str(error).strip().splitlines()[-1]
-            raise ConnectionError(f"{asked[reference]} of the Ray cluster cannot run our code: {said}") from error
+            raise ConnectionError(f"{machine} of the Ray cluster cannot run our code: {said}") from error
         if line := difference(ours, theirs):
-            raise ConnectionError(f"{asked[reference]} of the Ray cluster {line}")
+            raise ConnectionError(f"{machine} of the Ray cluster {line}")
 
 
 def difference(ours: dict[str, str], theirs: dict[str, str | None]) -> str:

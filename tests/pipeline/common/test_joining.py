@@ -81,3 +81,34 @@ def test_a_cluster_with_too_little_room_is_one_sentence(monkeypatch):
         joining.check_room(replace(COMPUTE, **wants | {"workers": 3}))
     with pytest.raises(ConnectionError, match=r"room for 1 of 2 workers with 2 CPUs and 1 GPU each .*3 CPUs and 0 GPU"):
         joining.check_room(replace(COMPUTE, **wants | {"gpus_per_worker": 1}))
+
+
+def test_a_machine_that_has_just_died_is_no_reason_to_refuse_the_cluster(monkeypatch):
+    """The cluster calls it alive for some seconds more; what nobody can run on a machine that lives is another matter."""
+    import ray
+
+    nodes = [{"NodeID": name, "NodeManagerAddress": name, "Alive": True} for name in ("lives", "dies")]
+    monkeypatch.setattr(ray, "nodes", lambda: nodes)
+    ours = joining.installed(["ray"])
+    monkeypatch.setattr(joining, "pinned", lambda text: ["ray"])
+
+    class Task:
+        def options(self, scheduling_strategy, **_):
+            self.node = scheduling_strategy.node_id
+            return self
+
+        def remote(self, names):
+            return self.node
+
+    def get(node):
+        if node == "dies":
+            raise ray.exceptions.TaskUnschedulableError("it is not there")
+        return ours
+
+    monkeypatch.setattr(ray, "remote", lambda **_: lambda function: Task())
+    monkeypatch.setattr(ray, "wait", lambda tasks, **_: (tasks, []))
+    monkeypatch.setattr(ray, "get", get)
+    with pytest.raises(ConnectionError, match="dies of the Ray cluster cannot run our code"):
+        joining._check_packages(nodes)
+    monkeypatch.setattr(ray, "nodes", lambda: [nodes[0], nodes[1] | {"Alive": False}])
+    joining._check_packages(nodes)

@@ -84,10 +84,12 @@ def test_a_cluster_with_too_little_room_is_one_sentence(monkeypatch):
 
 
 def test_a_machine_that_has_just_died_is_no_reason_to_refuse_the_cluster(monkeypatch):
-    """The cluster calls it alive for some seconds more; what nobody can run on a machine that lives is another matter."""
+    """The cluster calls it alive for some seconds more. What a machine that lives cannot run is another matter."""
     import ray
 
-    nodes = [{"NodeID": name, "NodeManagerAddress": name, "Alive": True} for name in ("lives", "dies")]
+    nodes = [
+        {"NodeID": 28 * k, "NodeManagerAddress": name, "Alive": True} for k, name in (("ab", "lives"), ("cd", "dies"))
+    ]
     monkeypatch.setattr(ray, "nodes", lambda: nodes)
     ours = joining.installed(["ray"])
     monkeypatch.setattr(joining, "pinned", lambda text: ["ray"])
@@ -101,7 +103,7 @@ def test_a_machine_that_has_just_died_is_no_reason_to_refuse_the_cluster(monkeyp
             return self.node
 
     def get(node):
-        if node == "dies":
+        if node == nodes[1]["NodeID"]:
             raise ray.exceptions.TaskUnschedulableError("it is not there")
         return ours
 

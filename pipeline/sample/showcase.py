@@ -13,6 +13,7 @@ import numpy as np
 
 from pipeline.sample.gallery import caption
 from pipeline.sample.world import FPS, Video, World
+from pipeline.videos.codec import REPEATABLE
 from uniface.images import read_image, write_image
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def write_examples(world: World, folder: Path) -> None:
     for number, video in enumerate(still[:TARGETS], 1):
         write_image(folder / f"target-{number}.jpg", video.render(10))
     with av.open(str(folder / "target-video.mp4"), "w") as container:
-        stream = container.add_stream("libx264", rate=FPS, options={"crf": "24"})
+        stream = container.add_stream("libx264", rate=FPS, options={"crf": "24", "x264-params": REPEATABLE})
         (stream.height, stream.width), stream.pix_fmt = moving.size, "yuv420p"
         for number in range(min(SECONDS * FPS, moving.frames)):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(moving.render(number), format="rgb24")))

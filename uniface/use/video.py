@@ -31,7 +31,9 @@ SEGMENT = 64
 """Frames after which a piece is finished, at the next end of a window."""
 SCALER = 0x4 | 0x40000 | 0x2000
 """libswscale: bicubic, accurate rounding, full colour sampling. Its default darkens every frame by a grey level."""
-ENCODER = {"preset": "veryfast", "crf": "15", "bf": "0"}  # without B-frames pieces can be joined packet by packet
+ENCODER = {"preset": "veryfast", "crf": "18", "bf": "0", "x264-params": "mbtree=0"}
+"""libx264: without B-frames pieces can be joined packet by packet; with its macroblock tree the same frames would not
+always give the same pictures."""
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from pipeline.scoring.figures import words
+
 README, RESULTS = Path("README.md"), Path("docs/results.md")
 WANTED = {  # of the long run, in the order in which the tables show them
     "reenactment": {
@@ -110,7 +112,7 @@ def ablated(rows: Sequence[dict[str, str]]) -> str:
         return f"{float(row['value']):.2f}{'*' if apart else ''}"
 
     variants = dict.fromkeys(row["variant"] for row in rows)
-    lines = [[name.replace("_", " "), *(cell(found[name, *key]) for key in ABLATED)] for name in variants]
+    lines = [[words(name), *(cell(found[name, *key]) for key in ABLATED)] for name in variants]
     return table(["", *(f"{task}: {NAMES[metric]}" for task, metric in ABLATED)], lines)
 
 

@@ -21,7 +21,7 @@ import pyarrow as pa
 from pipeline import schemas
 from pipeline.common import bucket
 from pipeline.common.code import code
-from pipeline.common.files import atomic_write, contents, publish, work_folder, write_json
+from pipeline.common.files import atomic_write, contents, publish, read_json, work_folder, write_json
 from pipeline.common.places import Places, main
 from pipeline.common.progress import progress
 from pipeline.portraits.layouts import IDENTITIES, PARTITION, Files, Item, Layout, open_source
@@ -169,7 +169,7 @@ def _write_shards(
                 numbers = range(start, min(start + per_shard, len(items)))
                 blocks = (numbers[first : first + BLOCK] for first in range(0, len(numbers), BLOCK))
                 write_json(record, write_shard(path, (list(pool.map(one, block)) for block in blocks)))
-            index += json.loads(record.read_text())
+            index += read_json(record)
     return index
 
 

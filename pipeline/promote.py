@@ -22,6 +22,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from pipeline.common.files import read_json
 from pipeline.common.places import Places
 from pipeline.params import load_or_exit
 from pipeline.sections import Params, PromoteParams
@@ -175,7 +176,7 @@ def _candidate(registry: versions.Registry, aliases: Mapping[str, str], places: 
         raise ValueError(
             f"{registry.name} version {number}, the candidate, is not what is in models/: {versions.REGISTER}"
         )
-    if ours != json.loads(report.read_text()).get("weights_digest"):
+    if ours != read_json(report).get("weights_digest"):
         raise ValueError(f"{report} is about other weights than those in models/: {versions.REGISTER}")
     with tempfile.TemporaryDirectory() as folder:
         for path in registry.weights(number, folder).values():

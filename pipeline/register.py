@@ -7,7 +7,6 @@ its run or its files are gone: then they are made anew.
 import base64
 import dataclasses
 import io
-import json
 import shutil
 import subprocess
 import tempfile
@@ -16,7 +15,7 @@ from importlib import metadata
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
-from pipeline.common.files import contents, digest, sha256, weights_digest, write_json
+from pipeline.common.files import contents, digest, read_json, sha256, weights_digest, write_json
 from pipeline.common.nets import MANIFEST
 from pipeline.common.places import Places, main
 from pipeline.sections import Params
@@ -59,7 +58,7 @@ def register(params: Params, places: Places) -> dict[str, Any]:
     for task, path in models.items():
         _need(path, f"train_{task}")
     _need(metrics, "evaluate")
-    scores = json.loads(metrics.read_text())
+    scores = read_json(metrics)
     nets = _load(models, scores)
     registry = versions.Registry(params.register.name, places.root)
     send_leftovers(places.root.resolve())
@@ -168,7 +167,7 @@ def _create(
         files = Path(folder)
         onnx = {t: _export(nets[t], t, files / f"{t}.onnx") for t in TASKS}
         facts = {"paper": "UniFace, ECCV 2022", **tags}
-        frozen = json.loads(manifest.read_text()) if manifest.is_file() else {}
+        frozen = read_json(manifest) if manifest.is_file() else {}
         text = card(registry.name, params.image_size, facts, scores, frozen, onnx)
         (files / "card.md").write_text(text)
         artifacts = {task: str(places.model(task)) for task in TASKS}

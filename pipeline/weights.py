@@ -7,14 +7,13 @@ Any role can be filled otherwise: from another source, or by a file of yours. Wh
 is tried on a photograph first.
 """
 
-import json
 import shutil
 import zipfile
 from dataclasses import asdict
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
-from pipeline.common.files import atomic_write, publish, sha256, work_folder, write_json
+from pipeline.common.files import atomic_write, publish, read_json, sha256, work_folder, write_json
 from pipeline.common.nets import MANIFEST
 from pipeline.common.places import Places, main
 from pipeline.nets.catalogue import INTERNET, PACKAGES, SAMPLE, Weight
@@ -72,7 +71,7 @@ def _standard_points(path: Path) -> list[list[float]]:
 
 def _report(shipped: Path) -> dict[str, dict]:
     path = shipped / "report.json"
-    return json.loads(path.read_text(encoding="utf-8"))["nets"] if path.is_file() else {}
+    return read_json(path)["nets"] if path.is_file() else {}
 
 
 def _of_sample(shipped: Path):

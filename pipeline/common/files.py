@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from uniface.files import atomic_write
 
@@ -93,7 +94,7 @@ def contents(folder: str | Path, memory: str | Path, names: Iterable[str] | None
     `memory` is a JSON file that spares reading twice; what it says of a file holds as long as the file's `stamp` does.
     """
     folder, memory = Path(folder), Path(memory)
-    known = json.loads(memory.read_text(encoding="utf-8")) if memory.is_file() else {}
+    known = _remembered(memory)
     old = time.time_ns() - int(SETTLED * 1e9)
     found = stamps(folder) if names is None else {name: stamp(folder / name) for name in names}
 
@@ -106,6 +107,22 @@ def contents(folder: str | Path, memory: str | Path, names: Iterable[str] | None
     settled = {name: [found[name], made[name]] for name in found if os.stat(folder / name).st_ctime_ns < old}
     write_json(memory, settled)
     return made
+
+
+def _remembered(memory: Path) -> dict[str, list]:
+    """What `contents` knows of an earlier time; nothing where there is no such file, or it is broken."""
+    try:
+        return dict(read_json(memory))
+    except (FileNotFoundError, ValueError, TypeError):
+        return {}
+
+
+def read_json(path: str | Path) -> Any:
+    """What a JSON file holds. Raises ValueError naming the file where it is broken."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:  # not JSON, not even text
+        raise ValueError(f"{path} is not JSON: {error}") from error
 
 
 def write_json(path: str | Path, obj: object) -> None:
@@ -141,10 +158,10 @@ class Notes:
     def read(self, path: Path) -> dict | None:
         """What `write` wrote there, or None."""
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
+            found = read_json(path)
         except FileNotFoundError:
             return None
-        except ValueError:  # not JSON, not even text
+        except ValueError:
             found = None
         if not isinstance(found, dict) or found.get("version") != self._version:
             self._outdated.add(path)

@@ -1,8 +1,9 @@
 """What the folder of frozen networks says about itself: weights.json, which the stage `weights` writes."""
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
+
+from pipeline.common.files import read_json
 
 MANIFEST = "weights.json"
 OFFERS = {
@@ -22,7 +23,7 @@ def read_manifest(folder: Path, needed: Iterable[str] = (), stage: str = "") -> 
     path = Path(folder) / MANIFEST
     if not path.is_file():
         raise FileNotFoundError(f"no {path}: run the stage `weights` first (python -m pipeline.weights)")
-    manifest = json.loads(path.read_text(encoding="utf-8"))
+    manifest = read_json(path)
     needed = list(needed)
     missing = [role for role in needed if role not in manifest]
     if missing:

@@ -13,6 +13,7 @@ from uniface.config import TASKS
 
 QUALITY = 82  # of the pictures
 SPELT = {name: name.upper() for name in ("psnr", "ssim", "csim", "ape", "aee", "fid", "lpips", "fdf")}
+SPELT |= {"without": "w/o", "idt": "IdT", "attrt": "AttrT"}  # as in Table 4
 PICTURES = {  # file of reports/samples -> heading, text; what is not named comes first, an exam's name
     "fdf": ("Attribute transfer", "The displacement field (FDF) that the attribute embedder reads off the target, as "
             "colour (hue: direction, strength: length) and as arrows to where content goes; the source's features, "

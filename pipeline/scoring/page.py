@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.common.files import atomic_write
+from pipeline.common.files import atomic_write, read_json
 from pipeline.common.nets import MANIFEST
 from pipeline.common.places import Places, main
 from pipeline.params import read
@@ -69,11 +69,11 @@ def write_page(params: Params, places: Places) -> Path:
 
 def facts(params: Params, places: Places) -> dict[str, Any]:
     """All that the template shows."""
-    report = json.loads((places.reports / "metrics.json").read_text(encoding="utf-8"))
+    report = read_json(places.reports / "metrics.json")
     lines, ablations = (_rows(places.reports / f"{name}.csv") for name in ("intervals", "ablations"))
     exams = [_exam(name, report, lines) for name in report["exams"]]
     manifest = places.nets / MANIFEST
-    nets = json.loads(manifest.read_text(encoding="utf-8")) if manifest.is_file() else {}
+    nets = read_json(manifest) if manifest.is_file() else {}
     ours, paper = (_values(places.root / name) for name in ("params.yaml", "params.paper.yaml"))
     return {
         "size": params.image_size,
@@ -240,7 +240,7 @@ def _stage(task: str, params: Params, report: Mapping, places: Places) -> dict[s
     }
     summary = places.reports / ("clips.json" if task == "reenactment" else "pairs.json")
     if summary.is_file():
-        found = json.loads(summary.read_text(encoding="utf-8"))
+        found = read_json(summary)
         if task == "reenactment":
             split = found["splits"].get("train", {})
             facts["trained on"] = f"{split.get('kept', 0):,} clips of {split.get('persons', 0):,} persons"

@@ -115,8 +115,9 @@ def findings(ablations: Sequence[Mapping[str, str]]) -> list[str]:
             if (line["variant"], line["exam"], line["metric"]) == (variant, exam, metric) and line["difference"]:
                 low, high = sorted(worse * float(line[f"difference_{end}"]) for end in ("low", "high"))
                 so = "so here" if low > 0 else ("here it is better" if high < 0 else "here the interval holds 0")
+                change = f"{metric.upper()} {float(line['difference']):+.3g}"
                 ends = f"{line['difference_low']} to {line['difference_high']}"
-                found.append(f"The paper: {words}; {so} ({metric}: {line['difference']}, {ends}).")
+                found.append(f"The paper: {words}; {so} ({change}; 95 % interval {ends}).")
     return found
 
 

@@ -143,7 +143,7 @@ def test_every_variant_is_an_experiment_and_the_table_tells_them_apart(project, 
     assert float(pose["difference_low"]) > 0 and full["difference"] == ""
     assert found["without_contextual", "swapping", "csim"]["difference"] == "0"
     assert found["full", "swapping", "frechet_x"] | {"low": "", "high": ""} == found["full", "swapping", "frechet_x"]
-    assert "w/o IdT the identity of swapping is worse; so here (csim: -0.4" in finished.stdout
+    assert "w/o IdT the identity of swapping is worse; so here (CSIM -0.4" in finished.stdout
 
 
 def test_what_was_done_before_a_kill_is_not_done_again(project, finished):

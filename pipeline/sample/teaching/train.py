@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline.common.files import atomic_write, sha256, write_json
+from pipeline.common.files import atomic_write, read_json, sha256, write_json
 from pipeline.sample.drawing.identity import Attributes, Face
 from pipeline.sample.teaching import data as net_data
 from pipeline.sample.teaching.detector import train_detector
@@ -303,7 +303,7 @@ def main(arguments: list[str] | None = None) -> None:
         entry |= {"bytes": path.stat().st_size, "sha256": sha256(path)}
         print(json.dumps(entry, indent=1), flush=True)
         report = chosen.out / "report.json"
-        known = json.loads(report.read_text())["nets"] if report.is_file() else {}
+        known = read_json(report)["nets"] if report.is_file() else {}
         write_json(report, {"nets": known | {name: entry}})
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,11 +15,13 @@ from pipeline.common.files import (
     contents,
     digest,
     publish,
+    read_json,
     sha256,
     stamps,
     work_folder,
     write_json,
 )
+from pipeline.common.nets import read_manifest
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,23 @@ def test_atomic_write_leaves_the_old_file_or_the_whole_new_one(tmp_path):
         part.write_text("half")
         raise RuntimeError
     assert path.read_text() == "1" and [p.name for p in path.parent.iterdir()] == ["x.json"]
+
+
+def test_a_broken_json_file_is_named(tmp_path):
+    for name, content in (("x.json", b'{"a": '), ("weights.json", b"\xff\xfe{")):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match=f"{re.escape(name)} is not JSON"):
+            read_json(tmp_path / name)
+    with pytest.raises(ValueError, match=r"weights\.json is not JSON"):
+        read_manifest(tmp_path)
+
+
+def test_a_broken_memory_of_contents_is_no_memory(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "a").write_text("a")
+    for broken in ("{", "[1]", '"x"'):
+        (tmp_path / "memory.json").write_text(broken)
+        assert contents(tmp_path / "data", tmp_path / "memory.json") == {"a": sha256(tmp_path / "data" / "a")}
 
 
 def test_write_json_knows_numpy_and_refuses_nan(tmp_path):

@@ -102,10 +102,10 @@ def test_what_has_not_been_made_is_left_out(places, params):
         "full,reenactment,ape,3.1,3.0,3.2,30,,,\nwithout_attrt,reenactment,ape,3.2,3.1,3.3,30,0.1,-0.1,0.3\n"
     )
     text = write_page(params, places).read_text()
-    assert "without idt" in text and "0.500 to 0.700" in text
+    assert "w/o IdT</th>" in text and "0.500 to 0.700" in text
     assert '<span class="worse">0.1000</span>' in text  # than the full model, beyond the interval
-    assert "w/o IdT the identity of swapping is worse; so here (csim: -0.5, -0.6 to -0.4)" in text
-    assert "w/o AttrT the pose of reenactment is worse; here the interval holds 0 (ape: 0.1, -0.1 to 0.3)" in text
+    assert "w/o IdT the identity of swapping is worse; so here (CSIM -0.5; 95 % interval -0.6 to -0.4)" in text
+    assert "w/o AttrT the pose of reenactment is worse; here the interval holds 0 (APE +0.1; 95 %" in text
     (places.reports / "metrics.json").unlink()
     with pytest.raises(FileNotFoundError, match="dvc repro evaluate"):
         write_page(params, places)

@@ -22,6 +22,18 @@ def test_orthogonalised_matrices_turn_and_hardly_stretch(shape):
     torch.testing.assert_close(left @ right, given.U @ given.Vh, atol=0.02, rtol=0)
 
 
+@pytest.mark.parametrize("shape", [(16, 64), (64, 16), (32, 32)])
+def test_orthogonalised_as_by_repetitions_of_the_whole_matrix(shape):
+    torch.manual_seed(0)
+    left, own, right = torch.linalg.svd(torch.randn(shape), full_matrices=False)
+    for values in (own, torch.logspace(0, -6, len(own))):  # one direction a million times another
+        matrix = left * values @ right
+        x = matrix.double() / matrix.norm()
+        for _ in range(5):
+            x = 3.4445 * x + (-4.7750 * x @ x.T + 2.0315 * x @ x.T @ x @ x.T) @ x
+        torch.testing.assert_close(orthogonalised(matrix).double(), x, atol=3e-4, rtol=0)
+
+
 def test_a_step_has_the_size_of_adams_and_a_gradients_scale_does_not_count():
     torch.manual_seed(0)
     gradient, steps = torch.randn(32, 16, 3, 3), []

@@ -216,6 +216,7 @@ def others(replaced: Sequence[str], *avoided: Sequence[str]) -> np.ndarray | Non
     return found
 
 
+FEW = 8  # pairs that are drawn here before a process for them had started
 _world = None  # of a rendering process
 
 
@@ -256,7 +257,12 @@ def rendered(function: str, jobs: list[tuple], params: "Params", work: Path) -> 
     kept = work / "evaluate" / f"{name}.npy"
     if kept.is_file():
         return np.load(kept)
-    drawn = _drawers(params.sample, params.seed).map(_render, [(function, *job) for job in jobs], chunksize=4)
+    todo = [(function, *job) for job in jobs]
+    if len(jobs) > FEW:
+        drawn = _drawers(params.sample, params.seed).map(_render, todo, chunksize=4)
+    else:
+        _make_world(params.sample, params.seed)
+        drawn = map(_render, todo)
     images = np.stack(list(tqdm(drawn, function.replace("_", " "), len(jobs), unit="pair", disable=None)))
     with atomic_write(kept) as part:
         np.save(part, images)

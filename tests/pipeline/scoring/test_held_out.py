@@ -88,10 +88,12 @@ def test_others_are_never_the_same_person():
     assert others(["a", "a"]) is None
 
 
-def test_exact_truth_is_rendered_in_parallel_once(params, tmp_path, monkeypatch):
+@pytest.mark.parametrize("few", [0, 2])  # in other processes, here
+def test_exact_truth_is_rendered_once(params, tmp_path, monkeypatch, few):
     from pipeline.sample import truth
     from pipeline.sample.world import World
 
+    monkeypatch.setattr(held_out, "FEW", few)
     world = World(params.sample, params.seed)
     video, other = (v for v in world.videos if v.split == "test")
     box = (20.0, 20.0, 180.0, 180.0)
@@ -100,6 +102,7 @@ def test_exact_truth_is_rendered_in_parallel_once(params, tmp_path, monkeypatch)
     assert images.shape == (2, SIZE, SIZE, 3)
     assert np.array_equal(images[1], truth.reenacted(world, *jobs[1], SIZE))
     monkeypatch.setattr(held_out, "ProcessPoolExecutor", None)
+    monkeypatch.setattr(held_out, "_render", None)
     assert np.array_equal(exact("reenactment", jobs, params, tmp_path), images)  # from the file
     with pytest.raises(TypeError):
         exact("reenactment", jobs, replace(params, seed=7), tmp_path)  # another world: not from the file

@@ -1,6 +1,6 @@
-"""The result tables of README.md and docs/results.md, from what `evaluate` measured of the quick and the long run.
+"""The tables of README.md, docs/results.md and pretrained/README.md: what `evaluate` measured of quick and long run.
 
-    python -m benchmarks.tables        # after make repro and make ablations; writes between the marks of both files
+    python -m benchmarks.tables        # after make repro and make ablations; writes between the marks of the files
 
 The quick run's numbers are those of reports/metrics.json, the long run's of pretrained/metrics.json.
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pipeline.scoring.figures import words
 
-README, RESULTS = Path("README.md"), Path("docs/results.md")
+README, RESULTS, LONG = Path("README.md"), Path("docs/results.md"), Path("pretrained/README.md")
 WANTED = {  # of the long run, in the order in which the tables show them
     "reenactment": {
         "psnr": "", "ssim": "", "above_mean_frame": "2.0", "perceptual_stand_in": "1.3", "right_face": ".60",
@@ -152,7 +152,8 @@ def main() -> None:
     quick, long = (json.loads(Path(p, "metrics.json").read_text(encoding="utf-8")) for p in ("reports", "pretrained"))
     write_between_marks(README, "benchmarks/tables.py", for_readme(quick, long))
     for task in WANTED:
-        write_between_marks(RESULTS, f"benchmarks/tables.py {task}", of_task(task, quick, long))
+        for page in (RESULTS, LONG):
+            write_between_marks(page, f"benchmarks/tables.py {task}", of_task(task, quick, long))
     write_between_marks(RESULTS, "benchmarks/tables.py aligned", aligned(quick))
     write_between_marks(README, "benchmarks/tables.py gate", gate(quick))
     with Path("reports/ablations.csv").open(encoding="utf-8", newline="") as file:

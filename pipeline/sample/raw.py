@@ -92,7 +92,7 @@ def _write_video(job: tuple[Video, Path]) -> None:
     boxes = {}
     with atomic_write(_video_path(folder, video)) as part:
         with av.open(part, "w", format="mp4", options={"movflags": "+faststart"}) as container:
-            options = {"crf": str(CRF), "preset": "veryfast", "x264-params": REPEATABLE}
+            options = {"crf": str(CRF), "preset": "ultrafast", "x264-params": REPEATABLE}
             stream = container.add_stream("libx264", rate=FPS, options=options)
             stream.width, stream.height, stream.pix_fmt = w, h, "yuv420p"
             stream.codec_context.thread_count = 1  # slices by thread would change the bytes

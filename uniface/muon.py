@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 MOMENTUM = 0.95
@@ -52,31 +51,16 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self) -> None:
-        """One update of all weights that have a gradient; under a process group gradients must be equal by now."""
-        rates = [(weight, group["lr"]) for group in self.param_groups for weight in group["params"]]
-        rates = [(weight, lr) for weight, lr in rates if weight.grad is not None]
-        matrices = [self._ahead(weight).flatten(1) for weight, _ in rates]
-        for (weight, lr), update in zip(rates, _orthogonalised_by_all(matrices), strict=True):
-            rate = SIZE * max(update.shape) ** 0.5 * lr
-            weight.sub_(update.view(weight.movedim(1, -1).shape).movedim(-1, 1), alpha=rate)
-
-    def _ahead(self, weight: Tensor) -> Tensor:
-        """Nesterov's momentum of a weight, channels last: a view where the weight is."""
-        state = self.state[weight]
-        if not state:
-            state["momentum"] = torch.zeros_like(weight)
-        momentum = state["momentum"].lerp_(weight.grad, 1 - MOMENTUM)
-        return weight.grad.lerp(momentum, MOMENTUM).movedim(1, -1)
-
-
-def _orthogonalised_by_all(matrices: list[Tensor]) -> list[Tensor]:
-    """`orthogonalised` of each. The processes of a group share them out and hand each other the results."""
-    if not matrices or not dist.is_initialized() or dist.get_world_size() == 1:
-        return [orthogonalised(matrix) for matrix in matrices]
-    costs = [min(matrix.shape) * matrix.numel() for matrix in matrices]
-    order = sorted(range(len(matrices)), key=lambda i: -costs[i])  # the dear ones are dealt first
-    mine = set(order[dist.get_rank() :: dist.get_world_size()])
-    found = [orthogonalised(m) if i in mine else torch.zeros_like(m) for i, m in enumerate(matrices)]
-    flat = torch.cat([update.flatten() for update in found])
-    dist.all_reduce(flat)  # a sum in which all but one are zeros
-    return [part.view(m.shape) for m, part in zip(matrices, flat.split([m.numel() for m in matrices]), strict=True)]
+        """One update of all weights that have a gradient."""
+        for group in self.param_groups:
+            for weight in group["params"]:
+                if weight.grad is None:
+                    continue
+                state = self.state[weight]
+                if not state:
+                    state["momentum"] = torch.zeros_like(weight)
+                momentum = state["momentum"].lerp_(weight.grad, 1 - MOMENTUM)
+                ahead = weight.grad.lerp(momentum, MOMENTUM).movedim(1, -1)  # Nesterov; channels_last: a view
+                matrix = ahead.flatten(1)
+                rate = SIZE * max(matrix.shape) ** 0.5 * group["lr"]
+                weight.sub_(orthogonalised(matrix).view(ahead.shape).movedim(-1, 1), alpha=rate)

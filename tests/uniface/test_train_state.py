@@ -8,9 +8,7 @@ import torch
 from safetensors.torch import save_file
 from small_trainer import CONFIG, WEIGHTS, Critic, Small, assert_equal_states, batches, frozen, trainer
 
-from uniface import muon as muon_module
 from uniface import train as loop
-from uniface.config import TrainConfig
 from uniface.trainer import FORMAT, Trainer
 
 
@@ -44,27 +42,23 @@ def test_resume_is_bit_exact(tmp_path, monkeypatch, stop, muon):
     assert len(second.curve) == 5
 
 
-def _train_as_one_of_two(rank: int, folder: str, config: TrainConfig) -> None:
+def _train_as_one_of_two(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
-    muon_module.LEAST = 3  # the nets are small
     store = f"file://{folder}/rendezvous"
     torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
-    mine = trainer(config)
+    mine = trainer()
     loop.train(mine, batches(rank=rank, world=2))
     mine.save(f"{folder}/{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
-@pytest.mark.parametrize("muon", [False, True])
-def test_two_workers_equal_one_with_the_joint_batch(tmp_path, monkeypatch, muon):
-    """Ten steps; no term of these losses looks across the batch. Each worker makes half of Muon's matrices."""
-    monkeypatch.setattr("uniface.muon.LEAST", 3)
-    config = dataclasses.replace(CONFIG, muon=muon)
-    one = trainer(config)
+def test_two_workers_equal_one_with_the_joint_batch(tmp_path):
+    """Ten steps; no term of these losses looks across the batch."""
+    one = trainer()
     loop.train(one, batches())
     context = torch.multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torch"])  # imported once for both
-    workers = [context.Process(target=_train_as_one_of_two, args=(rank, str(tmp_path), config)) for rank in (0, 1)]
+    workers = [context.Process(target=_train_as_one_of_two, args=(rank, str(tmp_path))) for rank in (0, 1)]
     for worker in workers:
         worker.start()
     for worker in workers:

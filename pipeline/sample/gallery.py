@@ -45,7 +45,7 @@ def _person(seed: int, index: int) -> tuple[Face, Look, Scene]:
 
 
 def _draw(face: Face, look: Look, scene: Scene, pose: Attributes, size: int) -> np.ndarray:
-    return Renderer(face, look, scene, (size, size)).frame(pose)[0]
+    return Renderer(face, look, scene, (size, size)).frame(pose)
 
 
 def caption(text: str, tile: np.ndarray) -> np.ndarray:

@@ -119,7 +119,7 @@ def _reenactment(
         renderer = first.with_face(face)
 
         def drawn(attributes: Attributes) -> np.ndarray:
-            frame = renderer.frame(attributes)[0][MARGIN:-MARGIN, MARGIN:-MARGIN]
+            frame = renderer.frame(attributes)[MARGIN:-MARGIN, MARGIN:-MARGIN]
             return resize(frame, (image_size, image_size))
 
         return drawn
@@ -133,7 +133,7 @@ def _swap(world: World, face: Face, target_image_id: str, image_size: int) -> Ca
     first = Renderer(face, target.look, target.scene, (target.size, target.size))
 
     def of_face(face: Face) -> np.ndarray:
-        return resize(first.with_face(face).frame(target.attributes)[0], (image_size, image_size))
+        return resize(first.with_face(face).frame(target.attributes), (image_size, image_size))
 
     return of_face
 

@@ -122,7 +122,7 @@ class Video:
     def render(self, frame: int) -> np.ndarray:
         """The frame (h, w, 3) uint8 RGB, before camera noise and compression."""
         *_, attributes, _, centre = self.at(frame)
-        return _renderer(self, self.shot(frame)).frame(attributes, centre)[0]
+        return _renderer(self, self.shot(frame)).frame(attributes, centre)
 
     def background(self) -> np.ndarray:
         """(h, w, 3) float32: what is behind the person, as lit, with the bystander."""
@@ -145,7 +145,7 @@ class Portrait:
 
     def render(self) -> np.ndarray:
         """The picture (size, size, 3) uint8 RGB."""
-        return Renderer(self.face, self.look, self.scene, (self.size, self.size)).frame(self.attributes)[0]
+        return Renderer(self.face, self.look, self.scene, (self.size, self.size)).frame(self.attributes)
 
 
 class World:
@@ -315,7 +315,7 @@ def _background(video: Video) -> np.ndarray:
     if other is None:
         return picture
     behind = Renderer(other.face, other.look, video.scene, video.size, other.unit, other.centre, picture)
-    return behind.expose(other.attributes)[0]
+    return behind.expose(other.attributes)
 
 
 @lru_cache(maxsize=4)

@@ -38,7 +38,7 @@ def heads(person: str, video: str) -> list[np.ndarray]:
     scene, start, end = Scene.sample(rng), Attributes.portrait(rng), Attributes.portrait(rng)
     draw = Renderer(face, look, scene, (SIZE, SIZE))
     turned = (replace(start, yaw=start.yaw + k * (end.yaw - start.yaw) / 24) for k in range(12))
-    return [draw.frame(attributes)[0] for attributes in turned]
+    return [draw.frame(attributes) for attributes in turned]
 
 
 def write(path: Path, frames: list[np.ndarray]) -> None:

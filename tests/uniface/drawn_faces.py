@@ -1,5 +1,6 @@
 """Pictures and videos with faces of the sample world, the sample's detector, and tiny models."""
 
+from dataclasses import replace
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
@@ -22,7 +23,7 @@ CLOCK = 15360  # ticks a second of the videos written here
 
 @lru_cache
 def world() -> World:
-    return World(load(ROOT / "params.yaml").sample, 0)
+    return World(replace(load(ROOT / "params.yaml").sample, video_height=240), 0)
 
 
 @lru_cache

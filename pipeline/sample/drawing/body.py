@@ -61,14 +61,15 @@ class Body:
         top = int(min(max(from_row, 0), image.shape[0] - 1))
         rows = image[top:]
         move = np.array([[zoom, 0, x + zoom * layer.left], [0, zoom, y + zoom * layer.top - top]], np.float32)
-        over = cv2.warpAffine(layer.rgba, move, (rows.shape[1], rows.shape[0]))
-        left, right = (int(x + zoom * edge) for edge in (layer.left - 2, layer.left + layer.rgba.shape[1] + 2))
+        left, right = (int(x + zoom * edge) for edge in (layer.left - 2, layer.left + layer.cover.shape[1] + 2))
         columns = slice(max(left, 0), max(right, 0))  # beyond, the layer is empty
-        part, over = rows[:, columns], over[:, columns]
+        part = rows[:, columns]
         if part.size == 0:
             return
-        part *= spread(1 - over[..., 3])
-        part += over[..., :3]
+        size = rows.shape[1], rows.shape[0]
+        colours, cover = (cv2.warpAffine(one, move, size)[:, columns] for one in (layer.colours, layer.cover))
+        part *= spread(1 - cover)
+        part += colours
 
     def _back_hair(self) -> "Layer":
         look, light = self.look, self.light
@@ -142,14 +143,16 @@ class Body:
 
 @dataclass(frozen=True)
 class Layer:
-    """A picture (h, w, 4), premultiplied RGBA, whose first pixel is at (left, top) from the layer's origin."""
+    """A picture whose first pixel is at (left, top) from the layer's origin: colours (h, w, 3), premultiplied by the
+    cover (h, w). Apart, since numpy adds three of four interleaved channels at a fifth of the speed."""
 
-    rgba: np.ndarray
+    colours: np.ndarray
+    cover: np.ndarray
     left: float
     top: float
 
     @classmethod
     def of(cls, colours: np.ndarray, cover: np.ndarray, x: np.ndarray, y: np.ndarray, unit: float) -> "Layer":
         """Colours (h, w, 3) where `cover` (h, w) is 1; x (1, w) and y (h, 1) in head units."""
-        rgba = np.dstack([colours * cover[..., None], cover]).astype(np.float32)
-        return cls(rgba, float(x[0, 0]) * unit, float(y[0, 0]) * unit)
+        cover = cover.astype(np.float32)
+        return cls((colours * cover[..., None]).astype(np.float32), cover, float(x[0, 0]) * unit, float(y[0, 0]) * unit)

@@ -33,13 +33,14 @@ def animate(head: Head, attributes: Attributes) -> Animated:
     maps = _drop_jaw(head, attributes)
     if attributes.smile > 0:
         _lift_cheeks(head, attributes, maps)
-    for side in (-1, 1):
-        window = head.window(side * head.face.eye_x - 0.40, side * head.face.eye_x + 0.40, *_eye_rows(head))
-        u, v = head.coordinates(window)
-        _draw_brow(head, attributes, maps, window, u * side, v)
-        _draw_eye(head, attributes, maps, window, u * side, v, side)
-        if head.face.glasses:
-            _draw_glasses(head, maps, window, u * side, v)
+    reach = head.face.eye_x + 0.40
+    window = head.window(-reach, reach, *_eye_rows(head))
+    u, v = head.coordinates(window)
+    outwards, side = np.abs(u), np.sign(u)  # both sides at once: so small, each step costs as much as its arithmetic
+    _draw_brow(head, attributes, maps, window, outwards, v)
+    _draw_eye(head, attributes, maps, window, outwards, v, side)
+    if head.face.glasses:
+        _draw_glasses(head, maps, window, outwards, v)
     _draw_mouth(head, attributes, maps)
     return maps
 
@@ -85,7 +86,7 @@ def _lift_cheeks(head: Head, attributes: Attributes, maps: Animated) -> None:
 
 
 def _draw_brow(head: Head, attributes: Attributes, maps: Animated, window: tuple, u: np.ndarray, v: np.ndarray) -> None:
-    """One brow; u counts outwards from the middle of the face."""
+    """The brows; u counts outwards from the middle of the face."""
     face = head.face
     x = (u - face.eye_x) / face.brow_width
     centre = face.eye_y - face.brow_height - 0.07 * attributes.brow - face.brow_arch * (1 - (x - 0.3) ** 2)
@@ -99,9 +100,10 @@ def _draw_brow(head: Head, attributes: Attributes, maps: Animated, window: tuple
 
 
 def _draw_eye(
-    head: Head, attributes: Attributes, maps: Animated, window: tuple, u: np.ndarray, v: np.ndarray, side: int
+    head: Head, attributes: Attributes, maps: Animated, window: tuple, u: np.ndarray, v: np.ndarray, side: np.ndarray
 ) -> None:
-    """One eye: lids, shadow, white, iris, glint, lashes. x and t are its own axes in half eye widths, x outwards."""
+    """The eyes: lids, shadow, white, iris, glint, lashes. x and t are an eye's own axes in half eye widths, x outwards;
+    side is -1 on the left of the picture and 1 on the right."""
     face = head.face
     smile, brow, open_ = max(attributes.smile, 0), max(attributes.brow, 0), 1 - attributes.blink
     cos, sin = math.cos(face.eye_tilt), math.sin(face.eye_tilt)
@@ -142,7 +144,7 @@ def _draw_eye(
 
 
 def _draw_glasses(head: Head, maps: Animated, window: tuple, u: np.ndarray, v: np.ndarray) -> None:
-    """One lens' rim, its half of the bridge and its temple; u counts outwards."""
+    """The rims, the bridge and the temples; u counts outwards."""
     face = head.face
     radius, power, thickness, blur = (
         face.glasses_radius,

@@ -92,16 +92,11 @@ class Renderer:
         other._last = None
         return other
 
-    def frame(self, attributes: Attributes, centre: tuple[float, float] | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """The picture (h, w, 3) uint8 RGB and its landmarks (5, 2) float32: eyes, nose tip, corners of the mouth, left
-        of the picture first, in pixels (x, y); (0, 0) is the middle of the first pixel. `centre` moves the resting
-        place."""
-        image, landmarks = self.expose(attributes, centre)
-        return FILM.take(clip(image, 0, 511).astype(np.uint16)), landmarks
+    def frame(self, attributes: Attributes, centre: tuple[float, float] | None = None) -> np.ndarray:
+        """The picture (h, w, 3) uint8 RGB. `centre` moves the resting place."""
+        return FILM.take(clip(self.expose(attributes, centre), 0, 511).astype(np.uint16))
 
-    def expose(
-        self, attributes: Attributes, centre: tuple[float, float] | None = None
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def expose(self, attributes: Attributes, centre: tuple[float, float] | None = None) -> np.ndarray:
         """As `frame`, but the light (h, w, 3) float32 before the film clips it: fit for a `background`."""
         centre = centre or self.centre
         pose = Pose.of(attributes, self.unit)
@@ -113,12 +108,14 @@ class Renderer:
             colours, part = self._shade(maps, pose, hits.window), image[hits.rows, hits.columns]
             head = cv2.remap(colours, hits.x, hits.y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
             part += (head - part) * spread(hits.cover)
-        return image, self._project(maps.radius, maps.landmarks, pose, centre)
+        return image
 
     def measure(
         self, attributes: Attributes, centre: tuple[float, float] | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Landmarks (5, 2) as of `frame`, and the face's box (left, top, right, bottom) in pixels, without drawing.
+        """Of a frame, without drawing it: landmarks (5, 2) float32, eyes, nose tip, corners of the mouth, left of the
+        picture first, in pixels (x, y), where (0, 0) is the middle of the first pixel; and the face's box (left, top,
+        right, bottom) in pixels.
 
         The box is that of the visible face from the middle of the forehead to the chin and from ear to ear, as face
         detectors are taught; it may reach over the picture's edge.
@@ -127,9 +124,9 @@ class Renderer:
         pose, maps = Pose.of(attributes, self.unit), self._animate(attributes)
         chin = head.mouth_y + 0.36 + JAW_DROP * attributes.mouth
         u, v = np.meshgrid(np.linspace(-1.05, 1.05, 15), np.linspace(head.face.eye_y - 0.42, chin, 15))
-        points = self._project(maps.radius, np.stack([u.ravel(), v.ravel()], 1), pose, centre)
-        box = np.concatenate([points.min(0), points.max(0) + 1])
-        return self._project(maps.radius, maps.landmarks, pose, centre), box.astype(np.float32)
+        wanted = np.concatenate([maps.landmarks, np.stack([u.ravel(), v.ravel()], 1)])
+        landmarks, points = np.split(self._project(maps.radius, wanted, pose, centre), [len(maps.landmarks)])
+        return landmarks, np.concatenate([points.min(0), points.max(0) + 1])
 
     def _animate(self, attributes: Attributes) -> Animated:
         """The animated maps; remembered, since a frame is often drawn and measured, or drawn in several poses."""
@@ -233,7 +230,7 @@ class Renderer:
         squared, along = sum(r * r for r in coarse), sum(r * e for r, e in zip(coarse, eye, strict=True))
         # enter the sphere of radius sqrt(2) around the head
         start = (-along - np.sqrt(np.maximum(along * along - squared * (eye @ eye - f32(2)), 0))) / squared
-        near, gap, _, _ = march(coarse, start, 6, 0.8, 1.0)
+        near, gap, _, _ = march(coarse, start, 4, 0.8, 1.0)
         near = cv2.resize(cv2.erode(near, np.ones((3, 3), np.uint8)), (x1 - x0, y1 - y0)) - f32(0.02)
         hit = cv2.dilate((gap * unit < 6).astype(np.uint8), np.ones((5, 5), np.uint8))
         left, top, width, height = cv2.boundingRect(hit)  # the head, to a few pixels
@@ -243,7 +240,7 @@ class Renderer:
             return None
         (h, w), x0, y0 = near.shape, x0 + 2 * left, y0 + 2 * top
         fine = rays(slice(x0, x0 + w, 1), slice(y0, y0 + h, 1))
-        _, gap, x, y = march(fine, near, 6, 0.3, 0.2)
+        _, gap, x, y = march(fine, near, 5, 0.3, 0.2)
         cover = clip(f32(1.15) - gap * f32(unit), 0, 1)
         cover = cv2.morphologyEx(cover, cv2.MORPH_CLOSE, np.ones((5, 5), np.uint8))
         seen, last = cover > 0, self.head.n - 1

@@ -105,9 +105,9 @@ def _portraits(seed: int, stream: int, index: int) -> tuple[np.ndarray, ...]:
         spread = 0.04 if tight else 0.01
         centre = tuple(PICTURE * (np.array([0.5, 0.49]) + rng.uniform(-spread, spread, 2)))
         still = Attributes.sample(rng) if tight else Attributes.aligned(rng)
-        image, points = Renderer(face, look, scene, (PICTURE, PICTURE), unit, centre).frame(still)
-        images.append(image)
-        landmarks.append(points)
+        renderer = Renderer(face, look, scene, (PICTURE, PICTURE), unit, centre)
+        images.append(renderer.frame(still))
+        landmarks.append(renderer.measure(still)[0])
         stills.append(still.vector())
     return np.stack(images), np.stack(landmarks), np.stack([face.vector()] * 2), np.stack(stills)
 
@@ -136,7 +136,7 @@ def _frames(seed: int, stream: int, index: int) -> tuple[np.ndarray, np.ndarray,
             if image is not None:  # the second head stands before the first
                 renderer.background = image.astype(np.float32)
             attributes = Attributes.sample(rng)
-            image, _ = renderer.frame(attributes)
+            image = renderer.frame(attributes)
             if heads:
                 landmarks[shot, head], boxes[shot, head] = renderer.measure(attributes)
         images.append(_camera(image, rng))
@@ -158,7 +158,7 @@ def _swap(seed: int, stream: int, index: int) -> tuple[np.ndarray, ...]:
     )
 
     def image(face: Face, look: Look, scene: Scene, still: Attributes) -> np.ndarray:
-        return Renderer(face, look, scene, (PICTURE, PICTURE)).frame(still)[0]
+        return Renderer(face, look, scene, (PICTURE, PICTURE)).frame(still)
 
     pictures = (image(face, look, scene, still), image(other, *target), image(face, *target))
     return (*pictures, still.vector(), target[2].vector())
@@ -169,7 +169,7 @@ def _person(seed: int, stream: int, index: int) -> np.ndarray:
     face = Face.sample(rng)
     return np.stack(
         [
-            Renderer(face, Look.sample(rng), Scene.sample(rng), (PICTURE, PICTURE)).frame(Attributes.portrait(rng))[0]
+            Renderer(face, Look.sample(rng), Scene.sample(rng), (PICTURE, PICTURE)).frame(Attributes.portrait(rng))
             for _ in range(2)
         ]
     )

@@ -54,7 +54,7 @@ def family():
         face, look, scene, still = Face.sample(rng), Look.sample(rng), Scene.sample(rng), Attributes.portrait(rng)
         moved = replace(Attributes.portrait(rng), roll=still.roll)
         drawn = ((face, still), (face, moved), (Face.sample(rng), still))
-        pictures.append([Renderer(f, look, scene, (128, 128)).frame(s)[0] for f, s in drawn])
+        pictures.append([Renderer(f, look, scene, (128, 128)).frame(s) for f, s in drawn])
     return np.stack(pictures, 1)  # (3, 64, 128, 128, 3)
 
 

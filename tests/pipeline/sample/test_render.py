@@ -64,18 +64,16 @@ def test_hidden_parts_are_zero_in_the_vector():
 
 
 def test_frames_are_pictures_and_repeat_exactly(renderer):
-    image, landmarks = renderer.frame(Attributes(yaw=10))
+    image = renderer.frame(Attributes(yaw=10))
     assert image.shape == (*SIZE, 3) and image.dtype == np.uint8 and image.std() > 15
-    assert landmarks.shape == (5, 2) and landmarks.dtype == np.float32
-    again = Renderer(*person(), SIZE).frame(Attributes(yaw=10))
-    assert np.array_equal(again[0], image) and np.array_equal(again[1], landmarks)
+    assert np.array_equal(Renderer(*person(), SIZE).frame(Attributes(yaw=10)), image)
     renderer.frame(Attributes(mouth=1))
-    assert np.array_equal(renderer.frame(Attributes(yaw=10))[0], image), "frames do not depend on earlier ones"
+    assert np.array_equal(renderer.frame(Attributes(yaw=10)), image), "frames do not depend on earlier ones"
 
 
 def test_landmarks_follow_the_pose(renderer):
     def at(**attributes) -> np.ndarray:
-        return renderer.frame(Attributes(**attributes))[1]
+        return renderer.measure(Attributes(**attributes))[0]
 
     still = at()
     left_eye, right_eye, nose, left_mouth, right_mouth = still
@@ -93,18 +91,28 @@ def test_landmarks_follow_the_pose(renderer):
 def test_landmarks_lie_on_what_is_drawn():
     """Only the pixels around the landmarks of a part change when that part moves."""
     renderer = Renderer(*person(), (128, 128))
-    still, landmarks = renderer.frame(Attributes())
+    still, landmarks = renderer.frame(Attributes()), renderer.measure(Attributes())[0]
     for change, marks in (({"blink": 1.0}, landmarks[:2]), ({"pucker": 1.0}, landmarks[3:])):
-        moved = np.abs(renderer.frame(Attributes(**change))[0].astype(int) - still).sum(2)
+        moved = np.abs(renderer.frame(Attributes(**change)).astype(int) - still).sum(2)
         rows, columns = np.nonzero(moved > 40)
         reach = np.abs(np.array([columns.mean(), rows.mean()]) - marks.mean(0))
         assert len(rows) > 20 and reach[0] < 3 and reach[1] < 10, change
+        assert (columns < marks[0, 0] + 5).any() and (columns > marks[1, 0] - 5).any(), "on both sides"
 
 
-def test_measure_agrees_with_frame_and_boxes_the_face(renderer):
+def test_both_eyes_look_the_same_way():
+    renderer = Renderer(*person(), (128, 128))
+    eyes = renderer.measure(Attributes())[0][:2].round().astype(int)
+    left, right = (renderer.frame(Attributes(gaze_x=gaze)).astype(int).sum(2) for gaze in (-1, 1))
+    for x, y in eyes:  # the iris is the dark part
+        darker = (right - left)[y - 4 : y + 5, x - 8 : x + 9].sum(0)
+        assert darker[:8].sum() > 0 > darker[9:].sum(), "the iris has gone to the right of the picture"
+
+
+def test_measure_boxes_the_face(renderer):
     attributes = Attributes(yaw=-20, mouth=0.5, smile=0.3)
     landmarks, box = renderer.measure(attributes)
-    assert np.array_equal(landmarks, renderer.frame(attributes)[1])
+    assert landmarks.shape == (5, 2) and landmarks.dtype == box.dtype == np.float32
     assert (landmarks > box[:2]).all() and (landmarks < box[2:]).all()
     opened = renderer.measure(replace(attributes, mouth=1))[1]
     assert opened[3] > box[3], "the chin drops"
@@ -116,11 +124,11 @@ def test_each_part_of_a_person_changes_its_own_place():
     face, look, scene = person()
     face, look = replace(face, glasses=False, mark=False), replace(look, style="short")
     unit = SIZE[0] / 3  # from afar, with shoulders and a wall
-    base = Renderer(face, look, scene, SIZE, unit).frame(Attributes())[0].astype(int)
+    base = Renderer(face, look, scene, SIZE, unit).frame(Attributes()).astype(int)
 
     def changed(**parts) -> np.ndarray:
         drawn = Renderer(parts.get("face", face), parts.get("look", look), parts.get("scene", scene), SIZE, unit)
-        return np.abs(drawn.frame(Attributes())[0] - base).sum(2)
+        return np.abs(drawn.frame(Attributes()) - base).sum(2)
 
     glasses = changed(face=replace(face, glasses=True, glasses_colour=(220, 220, 220)))
     assert glasses[20:36].sum() > 0 and glasses[48:].sum() == 0
@@ -133,7 +141,7 @@ def test_each_part_of_a_person_changes_its_own_place():
 def test_bold_cues_show_at_64_pixels():
     """Another identity under the same look, scene and attributes changes the face far beyond noise."""
     _, look, scene = person()
-    faces = [Renderer(person(i)[0], look, scene, SIZE).frame(Attributes())[0][18:54, 18:46] for i in range(8)]
+    faces = [Renderer(person(i)[0], look, scene, SIZE).frame(Attributes())[18:54, 18:46] for i in range(8)]
     apart = [np.abs(a.astype(int) - b).mean() for i, a in enumerate(faces) for b in faces[:i]]
     assert np.median(apart) > 8
 
@@ -141,7 +149,7 @@ def test_bold_cues_show_at_64_pixels():
 def test_backgrounds_are_taken_as_given():
     scene = person()[2]
     flat = np.full((*SIZE, 3), 77.0)
-    image = Renderer(*person(), SIZE, background=flat).frame(Attributes())[0]
+    image = Renderer(*person(), SIZE, background=flat).frame(Attributes())
     assert (image[:4, :4] == 77).all()
     with pytest.raises(ValueError, match="background"):
         Renderer(*person()[:2], scene, SIZE, background=flat[:5])
@@ -149,7 +157,7 @@ def test_backgrounds_are_taken_as_given():
 
 def test_a_head_outside_the_picture_leaves_the_background():
     renderer = Renderer(*person(), SIZE)
-    far = renderer.frame(Attributes(), centre=(1000.0, 30.0))[0]
+    far = renderer.frame(Attributes(), centre=(1000.0, 30.0))
     assert np.array_equal(far[:20], np.clip(renderer.background[:20], 0, 189).astype(np.uint8))
 
 

@@ -45,7 +45,7 @@ def heads(count: int) -> np.ndarray:
     for seed in range(count):
         rng = np.random.default_rng(seed)
         face, look, scene = Face.sample(rng), Look.sample(rng), Scene.sample(rng)
-        pictures.append(Renderer(face, look, scene, (128, 128)).frame(Attributes.portrait(rng))[0])
+        pictures.append(Renderer(face, look, scene, (128, 128)).frame(Attributes.portrait(rng)))
     return np.stack(pictures)
 
 

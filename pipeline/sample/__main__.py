@@ -7,6 +7,7 @@ python -m pipeline.sample use --model pretrained -o docs/use.png
 """
 
 import argparse
+import dataclasses
 from pathlib import Path
 
 import uniface
@@ -41,7 +42,8 @@ def main() -> None:
         draw_gallery(args.out, args.identities, seed=params.seed)
         print(f"wrote {args.out}")
     elif args.command == "examples":
-        showcase.write_examples(World(params.sample, params.seed), args.out)
+        sample = dataclasses.replace(params.sample, video_height=showcase.LINES)
+        showcase.write_examples(World(sample, params.seed), args.out)
         print(f"wrote {args.out}")
     elif args.command == "use":
         showcase.draw_use(uniface.load(args.model, detector=args.detector), EXAMPLES, args.out)

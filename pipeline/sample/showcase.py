@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from uniface.use.api import FaceEditor
 
 SOURCES, TARGETS, SECONDS = 4, 2, 3
+LINES = 240  # of the videos, whatever params.yaml has: these are to be looked at
 PORTRAIT = 256  # pixels of a side
 MOMENTS = (8, 36, 64)  # frames of the example video that the README's picture shows
 HIGH, LOW = 272, 178  # pixels of its rows

@@ -7,7 +7,6 @@ python -m pipeline.sample use --model pretrained -o docs/use.png
 """
 
 import argparse
-import dataclasses
 from pathlib import Path
 
 import uniface
@@ -42,8 +41,7 @@ def main() -> None:
         draw_gallery(args.out, args.identities, seed=params.seed)
         print(f"wrote {args.out}")
     elif args.command == "examples":
-        sample = dataclasses.replace(params.sample, video_height=showcase.LINES)
-        showcase.write_examples(World(sample, params.seed), args.out)
+        showcase.write_examples(World(params.sample, params.seed), args.out)
         print(f"wrote {args.out}")
     elif args.command == "use":
         showcase.draw_use(uniface.load(args.model, detector=args.detector), EXAMPLES, args.out)

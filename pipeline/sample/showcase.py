@@ -28,6 +28,7 @@ HIGH, LOW = 272, 178  # pixels of its rows
 
 def write_examples(world: World, folder: Path) -> None:
     """source-N.jpg, target-N.jpg and target-video.mp4 (H.264, 25 fps)."""
+    world = World(dataclasses.replace(world.params, video_height=LINES), world.seed)
     portraits = [portrait for portrait in world.portraits if portrait.split == "test"][:SOURCES]
     for number, portrait in enumerate(portraits, 1):
         write_image(folder / f"source-{number}.jpg", dataclasses.replace(portrait, size=PORTRAIT).render())
